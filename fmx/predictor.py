@@ -1,0 +1,114 @@
+"""A package opened on ONNX Runtime: bytes or rows in, predictions out.
+
+The same object answers `fmx predict`, `fmx eval`, the accuracy measured at export and the service: what was measured is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmx import runtime
+from fmx.contract import ModelContract, Variant
+from fmx.errors import PackageError
+from fmx.host import usable_cpus
+from fmx.package import Package, load_package
+from fmx.tasks import task_named
+
+EVALUATION_BATCH = 64
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2, "int8-generic": 2e-2}
+"""Largest difference of a probability between a golden row's answer here and at export: other CPUs round otherwise, wrong ones saturate."""
+
+
+class Predictor:
+    """One ONNX file that keeps a contract, ready to run. Safe to call from several threads at once."""
+
+    def __init__(self, model: Path | bytes, contract: ModelContract, *, threads: int, device: str = "cpu", spinning: bool = False) -> None:
+        self.contract = contract
+        self.task = task_named(contract.task)(contract.labels, contract.input)
+        self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning)
+
+    def run(self, rows: np.ndarray) -> np.ndarray:
+        """Run one batch.
+
+        Args:
+            rows: uint8 [n, height, width, 3].
+
+        Returns:
+            float32 [n, labels], each row summing to 1.
+
+        Raises:
+            PackageError: the model gave another number of rows than it was given; nothing may then be attributed to anyone.
+        """
+        answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: rows})[0])
+        if answers.shape != (len(rows), len(self.contract.labels)):
+            raise PackageError(f"The model answered {answers.shape} to {len(rows)} rows.", hint="Export the model again; fmx verify tells.")
+        return answers
+
+    def run_all(self, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """Run any number of rows in batches: uint8 [n, height, width, 3] to float32 [n, labels]."""
+        answers = np.empty((len(rows), len(self.contract.labels)), dtype=np.float32)
+        for start in range(0, len(rows), EVALUATION_BATCH):
+            batch = rows[start : start + EVALUATION_BATCH]
+            answers[start : start + len(batch)] = self.run(batch)
+            advance(len(batch))
+        return answers
+
+    def predict(self, inputs: Sequence[bytes], top_k: int = 5) -> list[dict[str, Any]]:
+        """Answer encoded inputs in order, one prediction each. Raises: `InputError` for one that cannot be read."""
+        rows = np.stack([self.task.row(data) for data in inputs])
+        return [self.task.prediction(probabilities, top_k) for probabilities in self.run_all(rows)]
+
+
+class PackagePredictor(Predictor):
+    """A verified package, opened on one of its variants."""
+
+    def __init__(self, package: Package, variant: Variant, *, threads: int, device: str = "cpu", spinning: bool = False) -> None:
+        super().__init__(package.folder / variant.file, package.manifest.contract, threads=threads, device=device, spinning=spinning)
+        self.package = package
+        self.variant = variant
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, variant: str | None = None, threads: int | None = None, device: str = "auto", spinning: bool = False
+    ) -> PackagePredictor:
+        """Open a package folder with every hash checked, on the variant that this host would serve unless one is named.
+
+        Args:
+            folder: a package folder.
+            variant: `fp32`, `int8`, ...
+            threads: threads inside one operator; default every usable CPU.
+            device: auto, cpu or cuda.
+            spinning: see `fmx.runtime.open_session`.
+
+        Raises:
+            PackageError: damaged or altered, or no variant fits.
+        """
+        package = load_package(folder)
+        device = runtime.choose_device(device)
+        return cls(package, package.variant(variant, device), threads=threads or usable_cpus(), device=device, spinning=spinning)
+
+    def replay_golden_rows(self) -> float:
+        """Run the package's golden rows and compare with the answers recorded at export.
+
+        Returns:
+            The largest difference of a probability.
+
+        Raises:
+            PackageError: a first label differs, or a probability by more than the variant's `TOLERANCE`.
+        """
+        with np.load(self.package.folder / "golden.npz", allow_pickle=False) as golden:
+            rows, expected = golden["rows"], golden[self.variant.name]
+        answers = self.run(rows)
+        difference = float(np.abs(answers - expected).max())
+        changed = int((answers.argmax(axis=1) != expected.argmax(axis=1)).sum())
+        if difference > TOLERANCE[self.variant.name] or changed:
+            raise PackageError(
+                f"{self.package.name} ({self.variant.name}) does not compute here what it computed at export: "
+                f"a probability differs by {difference:.4f}, {changed} of {len(rows)} golden rows change their label.",
+                hint="This CPU or onnxruntime rounds otherwise; export on a host of this kind, or serve --variant fp32.",
+            )
+        return difference

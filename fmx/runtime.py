@@ -1,0 +1,69 @@
+"""ONNX Runtime sessions, opened the same way by export's measurements, `fmx predict`, `fmx eval` and the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmx.errors import PackageError, SurroundingsError, UsageError, missing_extra
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def open_session(model: Path | bytes, *, threads: int, device: str = "cpu", spinning: bool = False) -> onnxruntime.InferenceSession:
+    """Open an ONNX file.
+
+    Args:
+        model: a file, or a serialised model.
+        threads: threads inside one operator.
+        device: `cpu` or `cuda`; a device that is asked for and not there is an error, never a silent fall-back.
+        spinning: let idle threads spin; faster alone, slower where cores are shared.
+
+    Raises:
+        SurroundingsError: onnxruntime or the device is missing.
+        PackageError: the file is no model that this runtime can open.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("cpu", "Running a model") from error
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise SurroundingsError(
+            f"Device {device} was asked for, and this onnxruntime has no {provider}.",
+            hint="Install the extra [gpu] in place of [cpu], or choose --device cpu.",
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=[provider])
+    except Exception as error:  # onnxruntime raises many kinds, all from its native part
+        name = "the model" if isinstance(model, bytes) else Path(model).name
+        raise PackageError(f"ONNX Runtime cannot open {name}: {str(error).splitlines()[0]}", hint="fmx doctor shows the versions.") from error
+    if provider not in session.get_providers():
+        raise SurroundingsError(f"ONNX Runtime could not start {provider}.", hint="fmx doctor says what is missing.")
+    return session
+
+
+def choose_device(asked: str) -> str:
+    """Resolve `auto` to `cuda` where onnxruntime has it, else `cpu`.
+
+    Raises:
+        UsageError: not one of auto, cpu, cuda.
+    """
+    if asked not in ("auto", *PROVIDERS):
+        raise UsageError(f"Unknown device {asked!r}.", hint="Choose auto, cpu or cuda.")
+    if asked != "auto":
+        return asked
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("cpu", "Running a model") from error
+    return "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"

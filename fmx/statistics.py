@@ -1,0 +1,74 @@
+"""The measures that a run and a package report, in plain numpy: accuracy with its interval, per-class table, confusion matrix."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fmx.contract import Interval
+
+_Z95 = 1.959963984540054
+
+
+def wilson_interval(correct: int, n: int) -> Interval:
+    """Give a share with its 95 % score interval (E. B. Wilson 1927, "Probable inference", JASA 22)."""
+    if n == 0:
+        return Interval(value=0.0, n=0, low=0.0, high=1.0)
+    share = correct / n
+    centre = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+    half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n * n))
+    return Interval(value=share, n=n, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def accuracy_of(probabilities: np.ndarray, labels: np.ndarray) -> Interval:
+    """Give top-1 accuracy.
+
+    Args:
+        probabilities: float [n, classes], or logits.
+        labels: int [n].
+    """
+    return wilson_interval(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Count rows by true class (axis 0) and predicted class (axis 1): int64 [classes, classes]."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
+
+
+def class_table(matrix: np.ndarray, names: tuple[str, ...]) -> list[dict[str, float | int | str]]:
+    """Give precision, recall, F1 and support a class from a confusion matrix; a measure without rows is 0."""
+    hits = np.diag(matrix).astype(float)
+    predicted, actual = matrix.sum(axis=0), matrix.sum(axis=1)
+    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
+    recall = np.divide(hits, actual, out=np.zeros_like(hits), where=actual > 0)
+    total = precision + recall
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(hits), where=total > 0)
+    return [
+        {"label": name, "precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "rows": int(actual[i])}
+        for i, name in enumerate(names)
+    ]
+
+
+def macro_f1(matrix: np.ndarray) -> float:
+    """Give the unweighted mean of the classes' F1, over classes that have rows or were predicted."""
+    names = tuple(str(i) for i in range(len(matrix)))
+    present = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
+    scores = [float(row["f1"]) for row, here in zip(class_table(matrix, names), present, strict=True) if here]
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Give the expected calibration error (Guo et al. 2017, arXiv:1706.04599): mean |accuracy - confidence| over equal-width bins."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(correct[index == b].mean() - confidence[index == b].mean()) * (index == b).mean() for b in range(bins) if (index == b).any()]
+    return float(sum(gaps))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Turn logits float [n, classes] into probabilities float64 [n, classes]."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

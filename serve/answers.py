@@ -1,0 +1,39 @@
+"""JSON answers, and the one place where an error becomes an HTTP answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Send
+
+from fmx.errors import FmxError
+from serve.errors import OverloadedError, UnauthorisedError
+
+REQUEST_ID = "x-request-id"
+SECURITY_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+
+
+def json_response(content: Any, request_id: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Build a JSON answer that carries the request's id."""
+    all_headers = {**SECURITY_HEADERS, REQUEST_ID: request_id, **(headers or {})}
+    return Response(orjson.dumps(content), status_code=status, headers=all_headers, media_type="application/json")
+
+
+def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Build the answer for an error: `{"error": {"code", "message", "hint", "request_id"}}`."""
+    extra = dict(headers or {})
+    if isinstance(error, OverloadedError):
+        extra["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, UnauthorisedError):
+        extra["www-authenticate"] = "Bearer"
+    content = {"error": {"code": error.code, "message": error.message, "hint": error.hint, "request_id": request_id}}
+    return json_response(content, request_id, error.http_status, extra)
+
+
+async def send_response(response: Response, send: Send) -> None:
+    """Send an answer without a request object."""
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": bytes(response.body), "more_body": False})

@@ -1,0 +1,112 @@
+"""Our ASGI app inside BentoML's shell: `POST /v1/predict`. Who may call, and how much may be sent, was settled in guard.py."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fmx.errors import FmxError, InputError, TooLargeError, UnsupportedTypeError
+from fmx.tasks.image_classification import ImageClassification
+from serve.answers import error_response, json_response
+from serve.engine import Engine
+from serve.settings import ServeSettings
+
+PREDICT = "/v1/predict"
+MOST_LABELS = 1000
+DEFAULT_LABELS = 5
+log = logging.getLogger("fmx.serve")
+
+
+def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
+    """Build the app with its routes."""
+
+    async def predict(request: Request) -> Response:
+        request_id: str = request.scope["fmx.request_id"]
+        try:
+            inputs, top_k = await _read_inputs(request, settings)
+            answer = await engine.predict(inputs, top_k)
+        except FmxError as error:
+            if error.http_status >= 500 and error.http_status not in (503, 504):
+                log.error("request %s failed: %s", request_id, error.message)
+            return error_response(error, request_id)
+        package, variant = answer.predictor.package, answer.predictor.variant
+        model = {"name": package.name, "version": package.manifest.version, "variant": variant.name}
+        return json_response({"request_id": request_id, "model": model, "predictions": answer.predictions}, request_id)
+
+    return Starlette(routes=[Route(PREDICT, predict, methods=["POST"])])
+
+
+async def _read_inputs(request: Request, settings: ServeSettings) -> tuple[list[bytes], int]:
+    """Take the encoded inputs and `top_k` out of a request: image bytes, multipart files, or JSON with base64."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    top_k = request.query_params.get("top_k")
+    if kind in ImageClassification.content_types:
+        inputs = [await request.body()]
+    elif kind == "multipart/form-data":
+        inputs = await _read_files(request, settings)
+    elif kind == "application/json":
+        inputs, top_k = _read_json(await request.body(), top_k)
+    else:
+        raise UnsupportedTypeError(
+            f"Content type {kind[:100] or 'none'!r} is not taken.",
+            hint=f"Send one of {', '.join(ImageClassification.content_types)}, multipart/form-data or application/json.",
+        )
+    if len(inputs) > settings.max_images:
+        raise TooLargeError(f"{len(inputs)} images in one request; at most {settings.max_images} are taken.", hint="Send several requests.")
+    if not inputs or not all(inputs):
+        raise InputError("There is no image in the request, or an empty one.", hint="curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' ...")
+    return inputs, _read_top_k(top_k)
+
+
+async def _read_files(request: Request, settings: ServeSettings) -> list[bytes]:
+    try:
+        async with request.form(max_files=settings.max_images + 1, max_fields=8) as form:
+            return [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    except (MultiPartException, HTTPException) as error:
+        reason = error.message if isinstance(error, MultiPartException) else error.detail
+        if "Too many" in reason:
+            raise TooLargeError(f"{reason.rstrip('.')}.", hint=f"At most {settings.max_images} images a request.") from error
+        raise InputError(f"The multipart body cannot be read: {reason}", hint="Send one part a file: curl -F file=@photo.jpg ...") from error
+
+
+def _read_json(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]:
+    hint = 'Send {"image": BASE64} or {"images": [BASE64, ...]}, with "top_k" if wanted.'
+    try:
+        content: Any = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"The body is no JSON ({error}).", hint=hint) from error
+    if not isinstance(content, dict):
+        raise InputError("The JSON body is no object.", hint=hint)
+    unknown = set(content) - {"image", "images", "top_k"}
+    if unknown or ("image" in content) == ("images" in content):
+        named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else "exactly one of image and images is needed"
+        raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)
+    images = [content["image"]] if "image" in content else content["images"]
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise InputError("The JSON body's images are no base64 strings.", hint=hint)
+    wanted = content.get("top_k")
+    if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int)):
+        raise InputError("top_k is no whole number.", hint=hint)
+    try:
+        return [base64.b64decode(image, validate=True) for image in images], top_k if wanted is None else str(wanted)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"An image is not valid base64 ({error}).", hint=hint) from error
+
+
+def _read_top_k(given: str | None) -> int:
+    if given is None:
+        return DEFAULT_LABELS
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:6]) <= MOST_LABELS and len(given) <= 6):
+        raise InputError(f"top_k must be a whole number from 1 to {MOST_LABELS}.", hint="Leave it out for the first 5 labels.")
+    return int(given)

@@ -1,0 +1,130 @@
+"""What a worker serves: the verified package, its predictor, the threads that decode, the batcher that runs. It says whether it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmx.errors import FmxError
+from fmx.package import find_package
+from fmx.predictor import PackagePredictor
+from serve import metrics
+from serve.batcher import MicroBatcher
+from serve.errors import DeadlineError, NotReadyError
+from serve.settings import ServeSettings
+
+log = logging.getLogger("fmx.serve")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predictions, and the predictor that made them: it may be another by the time they are written out."""
+
+    predictor: PackagePredictor
+    predictions: list[dict[str, Any]]
+
+
+OPENING = "The package is being opened."
+DRAINING = "The worker is draining."
+
+
+@dataclass(frozen=True)
+class _Opened:
+    predictor: PackagePredictor
+    batcher: MicroBatcher
+
+
+class Engine:
+    """Opens the package in the background, so that probes are answered meanwhile, and answers inputs once it is ready."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="fmx-decode")
+        self._opened: _Opened | None = None
+        self._draining = False
+        self._refused = OPENING
+        self._opener = threading.Thread(target=self._open, name="fmx-open", daemon=True)
+
+    def start(self) -> None:
+        """Begin to open the package."""
+        self._opener.start()
+
+    def drain(self) -> None:
+        """Say from now on that the worker is not ready; requests are still answered."""
+        self._draining = True
+        metrics.ready.set(0)
+
+    def close(self) -> None:
+        """Finish what waits and end the threads."""
+        self.drain()
+        if self._opener.ident is not None:
+            self._opener.join()
+        if self._opened is not None:
+            self._opened.batcher.close()
+        self._decoders.shutdown()
+
+    @property
+    def why_not_ready(self) -> str:
+        """Why no new traffic should come to this worker; empty when it is ready."""
+        if self._draining:
+            return DRAINING
+        return "" if self._opened else self._refused
+
+    async def predict(self, inputs: list[bytes], top_k: int) -> Answer:
+        """Answer the inputs of one request, in order.
+
+        Raises:
+            InputError, TooLargeError: an input that cannot be read; nothing of the request is then run.
+            NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
+        """
+        if self._opened is None:
+            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
+        predictor, batcher = self._opened.predictor, self._opened.batcher
+        deadline = time.monotonic() + self._settings.timeout_seconds
+        loop = asyncio.get_running_loop()
+        rows = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._decode, predictor, data) for data in inputs))
+        answers = await _within(batcher.submit(rows, deadline), deadline)
+        for probabilities in answers:
+            metrics.predictions.labels(predictor.contract.labels[int(probabilities.argmax())]).inc()
+        return Answer(predictor, [predictor.task.prediction(probabilities, top_k) for probabilities in answers])
+
+    def _decode(self, predictor: PackagePredictor, data: bytes) -> np.ndarray:
+        started = time.perf_counter()
+        row = predictor.task.row(data, self._settings.max_pixels)
+        metrics.decode_seconds.observe(time.perf_counter() - started)
+        return row
+
+    def _open(self) -> None:
+        settings = self._settings
+        try:
+            predictor = PackagePredictor.open(
+                find_package(settings.package), variant=settings.variant, threads=settings.worker_threads, device=settings.device
+            )
+            difference = predictor.replay_golden_rows()
+        except FmxError as error:
+            self._refused = f"{error.message} {error.hint}".strip()
+            log.error("The package is refused: %s", self._refused)
+            return
+        batcher = MicroBatcher(predictor.run, predictor.task.row_shape, batch_rows=settings.batch_rows, queue_rows=settings.queue_rows)
+        name, version, variant = predictor.package.name, predictor.package.manifest.version, predictor.variant.name
+        metrics.model_info.labels(name, version, variant, predictor.package.digest).set(1)
+        self._opened = _Opened(predictor, batcher)
+        if not self._draining:
+            metrics.ready.set(1)
+        log.info("Serving %s %s, %s, %d threads; golden rows agree to %.1e.", name, version, variant, settings.worker_threads, difference)
+
+
+async def _within(futures: list[Future[np.ndarray]], deadline: float) -> list[np.ndarray]:
+    """Wait for a request's rows until its deadline; rows that have not run by then are taken back."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+    except TimeoutError as error:
+        raise DeadlineError("The answer did not come in time.", hint="Send fewer at once, or add replicas.") from error

@@ -1,0 +1,45 @@
+"""The errors that only a service has; the others are in fmx/errors.py."""
+
+from __future__ import annotations
+
+from fmx.errors import FmxError
+
+
+class UnauthorisedError(FmxError):
+    """No key, or one that is not known or no longer valid."""
+
+    code, http_status = "unauthorised", 401
+
+
+class UnknownPathError(FmxError):
+    """A path that the service does not have."""
+
+    code, http_status = "not_found", 404
+
+
+class MethodError(FmxError):
+    """A known path with another method."""
+
+    code, http_status = "method_not_allowed", 405
+
+
+class OverloadedError(FmxError):
+    """More than the queue takes; `retry_after_s` comes from the measured drain rate."""
+
+    code, http_status = "overloaded", 429
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, hint=f"Try again in {retry_after_s} s.")
+        self.retry_after_s = retry_after_s
+
+
+class NotReadyError(FmxError):
+    """Starting, draining, or a package that was refused."""
+
+    code, http_status = "not_ready", 503
+
+
+class DeadlineError(FmxError):
+    """The answer would come too late."""
+
+    code, http_status = "deadline", 504

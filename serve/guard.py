@@ -1,0 +1,219 @@
+"""The outermost layer, around BentoML's own: probes, metrics, unknown paths, keys, body limits, and the drain after SIGTERM.
+
+It stands outside BentoML's limiter, timeout and metrics, so a stranger's call costs no slot and makes no time series.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fmx.errors import FmxError, TooLargeError, UnsupportedTypeError
+from serve import metrics
+from serve.answers import error_response, json_response, send_response
+from serve.app import PREDICT
+from serve.engine import Engine
+from serve.errors import MethodError, NotReadyError, UnauthorisedError, UnknownPathError
+from serve.keys import KeyRing
+from serve.settings import ServeSettings
+
+ROUTES = {"/livez": ("GET", "HEAD"), "/readyz": ("GET", "HEAD"), "/metrics": ("GET",), PREDICT: ("POST",)}
+OPEN = frozenset({"/livez", "/readyz", "/metrics"})
+UNKNOWN = "unknown"
+
+SHED = {413: "too_large", 429: "overloaded", 504: "deadline"}
+"""Answers by which the service protects itself, and their reason in `fmx_shed_total`."""
+
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 256_000_000
+"""Bounds on what is read and thrown away after an early answer."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+log = logging.getLogger("fmx.serve")
+
+
+class Guard:
+    """An ASGI app around another."""
+
+    def __init__(self, app: ASGIApp, engine: Engine, keys: KeyRing | None, settings: ServeSettings) -> None:
+        self._app = app
+        self._engine = engine
+        self._keys = keys
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one connection's scope: lifespan or http; websockets are refused."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._engine.start()
+                _delay_sigterm(self._engine.drain, self._settings.drain_seconds)
+            elif message["type"] == "lifespan.shutdown.complete":
+                await asyncio.to_thread(self._engine.close)
+            await send(message)
+
+        await self._app(scope, receive, watched)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        route = scope["path"] if scope["path"] in ROUTES else UNKNOWN
+        request_id = scope["fmx.request_id"] = _request_id(scope)
+        status = 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [(name, value) for name, value in message["headers"] if name not in (b"server", b"x-bentoml-request-id")]
+            await send(message)
+
+        metrics.in_flight.inc()
+        try:
+            await self._answer(scope, receive, counted, route, request_id)
+        finally:
+            metrics.in_flight.dec()
+            metrics.requests.labels(route, str(status)).inc()
+            if status in SHED:
+                metrics.shed.labels(SHED[status]).inc()
+            metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> None:
+        exchange = _Exchange(receive, send, self._settings.max_body_bytes)
+        try:
+            self._check_path(scope, route)
+            if route in OPEN:
+                await send_response(self._open_answer(route, request_id), send)
+                return
+            self._check_key(scope)
+            self._check_body_headers(scope)
+            await self._app(scope, exchange.receive, exchange.send)
+        except FmxError as error:
+            headers = {"allow": ", ".join(ROUTES[route])} if isinstance(error, MethodError) else {}
+            await send_response(error_response(error, request_id, headers), exchange.send)
+
+    def _open_answer(self, route: str, request_id: str) -> Response:
+        if route == "/metrics":
+            return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE, "x-request-id": request_id})
+        if route == "/readyz" and self._engine.why_not_ready:
+            raise NotReadyError(self._engine.why_not_ready)
+        return json_response({"status": "ready" if route == "/readyz" else "live"}, request_id)
+
+    def _check_path(self, scope: Scope, route: str) -> None:
+        if route == UNKNOWN:
+            raise UnknownPathError("There is no such path.", hint=f"Paths: {', '.join(ROUTES)}.")
+        if scope["method"] not in ROUTES[route]:
+            raise MethodError(f"{route} takes {' or '.join(ROUTES[route])}.", hint=f"curl -X {ROUTES[route][0]} ...")
+
+    def _check_key(self, scope: Scope) -> None:
+        if self._keys is None:
+            return
+        text = _header(scope, b"x-api-key")
+        authorisation = _header(scope, b"authorization")
+        if authorisation[:7].lower() == "bearer ":
+            text = authorisation[7:].strip()
+        if not text:
+            raise UnauthorisedError("A key is needed.", hint="Send the header 'Authorization: Bearer KEY'. fmx keys create NAME makes one.")
+        if self._keys.identify(text) is None:
+            raise UnauthorisedError("This key is not known, or revoked.", hint="fmx keys list shows the live ones.")
+
+    def _check_body_headers(self, scope: Scope) -> None:
+        if _header(scope, b"content-encoding") not in ("", "identity"):
+            raise UnsupportedTypeError("Compressed bodies are not taken.", hint="Send the image file as it is.")
+        length = _header(scope, b"content-length")
+        if length.isdigit() and int(length) > self._settings.max_body_bytes:
+            raise _too_long(self._settings.max_body_bytes)
+
+
+class _Exchange:
+    """One request and its answer: the body may not grow past a limit, whatever its headers said, and an early answer is not cut off.
+
+    An answer to a body that was not read to its end is sent at once; then what the client still sends is read and thrown away, within
+    bounds, before the connection closes. Closing at once would reset it, and the client would never see the answer.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._limit = limit
+        self._taken = 0
+        self._read_to_end = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        self._taken += len(message.get("body", b""))
+        if self._taken > self._limit:
+            raise _too_long(self._limit)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and not self._read_to_end:
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        if message["type"] != "http.response.body" or message.get("more_body") or self._read_to_end:
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        await self._throw_away_the_rest()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _throw_away_the_rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._read_to_end and self._taken < self._limit + LINGER_BYTES:
+                    message = await self._receive()
+                    self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
+                    self._taken += len(message.get("body", b""))
+
+
+def _too_long(limit: int) -> TooLargeError:
+    return TooLargeError(f"The body is longer than {limit:,} bytes.", hint="Send a smaller image, or raise FMX_MAX_BODY_BYTES.")
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    values = [value for key, value in scope["headers"] if key == name]
+    return values[-1].decode("latin-1").strip() if values else ""
+
+
+def _request_id(scope: Scope) -> str:
+    given = _header(scope, b"x-request-id")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _delay_sigterm(drain: Callable[[], None], delay_s: float) -> None:
+    """On SIGTERM stop being ready at once, go on answering, and hand the signal to uvicorn after the delay; a second one goes at once."""
+    loop = asyncio.get_running_loop()
+    previous: Any = signal.getsignal(signal.SIGTERM)
+    if not callable(previous):
+        return
+    draining = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal draining
+        if draining:
+            previous(number, frame)
+            return
+        draining = True
+        drain()
+        log.info("SIGTERM: not ready from now on, answering for another %.1f s.", delay_s)
+        loop.call_soon_threadsafe(loop.call_later, delay_s, previous, number, frame)
+
+    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
+        signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,59 @@
+"""The `fmx_` metrics. Labels come from closed sets, never from what a client sends.
+
+BentoML gives its workers a shared folder (PROMETHEUS_MULTIPROC_DIR), in which prometheus-client adds up what several workers count.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+requests = Counter("fmx_requests_total", "Requests answered.", ["route", "status"])
+request_seconds = Histogram("fmx_request_seconds", "From a request's arrival to the end of its answer.", ["route"], buckets=_SECONDS)
+in_flight = Gauge("fmx_in_flight", "Requests being answered.", multiprocess_mode="livesum")
+shed = Counter("fmx_shed_total", "Requests refused to protect the service.", ["reason"])
+decode_seconds = Histogram("fmx_decode_seconds", "From an input's bytes to its row.", buckets=_SECONDS)
+queue_seconds = Histogram("fmx_queue_seconds", "A row's wait before it runs.", buckets=_SECONDS)
+queue_rows = Gauge("fmx_queue_rows", "Rows waiting.", multiprocess_mode="livesum")
+inference_seconds = Histogram("fmx_inference_seconds", "One batch through the model.", buckets=_SECONDS)
+batch_rows = Histogram("fmx_batch_rows", "Rows that ran together.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+predictions = Counter("fmx_predictions_total", "Rows answered, by their first label.", ["label"])
+ready = Gauge("fmx_ready_workers", "Workers that are ready.", multiprocess_mode="livesum")
+model_info = Gauge("fmx_model_info", "1 for the model that is served.", ["name", "version", "variant", "digest"], multiprocess_mode="livemax")
+
+
+def render() -> bytes:
+    """Give the text exposition, summed over the workers."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return generate_latest(REGISTRY)
+    _forget_dead_workers(Path(folder))
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """Remove the live gauges of workers that are gone; a killed worker cannot do it itself. What it counted stays counted."""
+    for file in folder.glob("gauge_live*_*.db"):
+        match = re.search(r"_(\d+)\.db$", file.name)
+        if match and not _is_alive(int(match[1])):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,99 @@
+"""The BentoML service: its packaging and process model, with our app mounted inside and our guard outside. bentofile.yaml names it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from starlette.types import ASGIApp
+
+from fmx.errors import FmxError, SurroundingsError
+from fmx.package import find_package, load_package
+from serve.app import build_app
+from serve.engine import Engine
+from serve.guard import Guard
+from serve.keys import KeyRing, make_first_key, read_keys
+from serve.settings import ServeSettings, default_keys_file, in_cluster, load_settings
+
+
+class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loads it lazily, so its type is unknown
+    """A BentoML service whose ASGI app is wrapped outermost, before BentoML's own middleware."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Build the app of one worker."""
+        settings = load_settings()
+        keys = KeyRing(_keys_file(settings)) if settings.auth == "on" else None
+        engine = Engine(settings)
+        self.mount_apps.clear()
+        self.mount_asgi_app(build_app(engine, settings))
+        _log_to_stderr()
+        return Guard(super().to_asgi(is_main), engine, keys, settings)
+
+
+def check_before_start() -> None:
+    """Check settings, keys and package once, in the first process, before any worker starts. Raises: `FmxError`."""
+    settings = load_settings()
+    load_package(find_package(settings.package))
+    if settings.auth == "off":
+        print("fmx: FMX_AUTH=off: everybody who reaches this port may use the model.", file=sys.stderr, flush=True)
+        return
+    path = _keys_file(settings)
+    new = make_first_key(path) if settings.keys_file is None else None
+    read_keys(path)
+    if new:
+        print(f"fmx: no keys were configured, so one was made. It is shown this once:\n\n    {new}\n", file=sys.stderr)
+        print(f"fmx: its hash is kept in {path}; fmx keys create NAME makes others.", file=sys.stderr, flush=True)
+
+
+def _keys_file(settings: ServeSettings) -> Path:
+    if settings.keys_file is not None:
+        return settings.keys_file
+    if in_cluster():
+        raise SurroundingsError(
+            "In a container or a cluster the keys must be given: a key made here would be lost with the container.",
+            hint="Set FMX_KEYS_FILE to a mounted file made with fmx keys create NAME, or FMX_AUTH=off behind a gateway that checks callers.",
+        )
+    return default_keys_file()
+
+
+def _workers() -> int:
+    try:
+        return load_settings().workers
+    except FmxError:
+        return 1  # the check before the start says what is wrong, and nothing starts
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("fmx.serve")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+@bentoml.service(
+    name="fmx",
+    service_class=GuardedService,
+    workers=_workers(),
+    traffic={"timeout": 3600},  # deadlines are the engine's: BentoML's would free a slot while its work goes on
+    metrics={"enabled": False},  # BentoML's label by raw path
+)
+class FmxService:
+    """Serves a model package; `POST /v1/predict`."""
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def check() -> None:
+        """Refuse to start, with a message and an exit code, rather than let workers fail one after another."""
+        try:
+            check_before_start()
+        except FmxError as error:
+            print(f"fmx: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"     {error.hint}", file=sys.stderr)
+            sys.stderr.flush()
+            sys.exit(error.exit_code)

@@ -1,0 +1,82 @@
+"""Every setting of the service, from `FMX_...` variables, checked at once before anything is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fmx import storage
+from fmx.errors import UsageError, nearest_names
+from fmx.host import usable_cpus
+from fmx.settings import check
+
+OTHER_VARIABLES = ("FMX_HOME", "FMX_DATA", "FMX_CACHE")
+
+
+class ServeSettings(BaseSettings):
+    """What the service can be told."""
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix="FMX_", extra="ignore")
+
+    package: str = "packages/latest"
+    variant: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    auth: Literal["on", "off"] = "on"
+    keys_file: Path | None = None
+    workers: int = Field(default=1, ge=1, le=256)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads a worker; default its equal part of the usable CPUs."""
+    queue_rows: int = Field(default=256, ge=1)
+    """Rows that may wait in a worker; more are refused with 429."""
+    batch_rows: int = Field(default=16, ge=1, le=1024)
+    """Most rows that run together. Rows never wait for company."""
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    """From a request's arrival to 504."""
+    drain_seconds: float = Field(default=5.0, ge=0)
+    """How long a worker answers on, not ready, after SIGTERM."""
+    max_body_bytes: int = Field(default=20_000_000, ge=1)
+    max_pixels: int = Field(default=80_000_000, ge=1)
+    max_images: int = Field(default=32, ge=1)
+    """Images a request."""
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads of one worker: as set, or its equal part of the usable CPUs, at least 1."""
+        return self.threads or max(1, usable_cpus() // self.workers)
+
+
+def load_settings() -> ServeSettings:
+    """Read the settings from the environment.
+
+    Raises:
+        UsageError: a value out of range, all of them named, or a variable that looks like a misspelt setting.
+    """
+    known = [f"FMX_{name.upper()}" for name in ServeSettings.model_fields]
+    for name in os.environ:
+        if name.startswith("FMX_") and name not in known and name not in OTHER_VARIABLES and _is_near(name, known):
+            raise UsageError(f"There is no setting {name}.", hint=f"Did you mean {nearest_names(name, known, 1)}?")
+    return check(ServeSettings, {}, "the table of settings in README.md", prefix="FMX_")
+
+
+def _is_near(name: str, known: list[str]) -> bool:
+    """A cluster adds variables such as FMX_SERVE_PORT_3000_TCP for a service's name; only a near miss is a mistake."""
+    import difflib
+
+    return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.85))
+
+
+def default_keys_file() -> Path:
+    """Return where keys live unless `FMX_KEYS_FILE` says otherwise: `.fmx/keys.json` in `FMX_HOME`."""
+    return storage.home() / ".fmx" / "keys.json"
+
+
+def in_cluster() -> bool:
+    """Say whether this is a production container or a cluster, where a key made up at start would be lost with the container.
+
+    `/.dockerenv` is no sign: development containers and build machines have it too.
+    """
+    return any(os.environ.get(name) for name in ("BENTOML_CONTAINERIZED", "KUBERNETES_SERVICE_HOST", "K_SERVICE"))
