@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from finetune.loop import Epoch, Fit
 from finetune.network import Network
@@ -36,7 +36,7 @@ def write_run(folder: Path, network: Network, facts: dict[str, Any], fitted: Fit
     """
     with disk_errors("writing the run"):
         state = {key: value.detach().cpu().contiguous() for key, value in network.body.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE)
+        storage.write_bytes(folder / WEIGHTS_FILE, save(state))
         _write_tensorboard(folder / "tensorboard", fitted.epochs)
     info = RunInfo(
         **facts,

@@ -33,7 +33,7 @@ class TrainSettings(BaseModel):
     augment: bool = True
     """Random scale, shift and small rotation of training rows, and mirroring where the data allow it (finetune only)."""
     patience: int = Field(default=5, ge=1)
-    """Epochs without a better validation accuracy after which training stops."""
+    """Epochs without a better validation accuracy, or a lower loss at the same accuracy, after which training stops."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     name: str | None = None

@@ -15,11 +15,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fmx.contract import ImageInput
 from fmx.errors import InputError, TooLargeError
 
+PILLOW_MAX_PIXELS = 89_478_485
+"""Pixels from which Pillow itself warns of a decompression bomb."""
+
 MAX_PIXELS = 80_000_000
-"""Pixels of an image before decoding; below the point at which Pillow itself warns of a decompression bomb (89 million)."""
+"""Pixels of an image, known from its header before decoding, that are taken unless a caller sets another limit."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombWarning)
+_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 
 
 def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -45,7 +48,7 @@ def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np
             opened.draft(None, _decode_size(spec))
             upright = ImageOps.exif_transpose(opened)
             return np.asarray(_fit(_to_rgb(upright), spec), dtype=np.uint8)
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"The image has too many pixels ({error}).", hint=f"At most {max_pixels:,} are taken.") from error
     except _PIL_ERRORS as error:
         raise InputError(f"The image cannot be read: {_reason(error)}.", hint="Send a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.") from error

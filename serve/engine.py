@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from fmx.errors import FmxError
-from fmx.package import find_package
 from fmx.predictor import PackagePredictor
 from serve import metrics
 from serve.batcher import MicroBatcher
 from serve.errors import DeadlineError, NotReadyError
-from serve.settings import ServeSettings
+from serve.settings import ServeSettings, package_path
 
 log = logging.getLogger("fmx.serve")
 
@@ -105,7 +104,7 @@ class Engine:
         settings = self._settings
         try:
             predictor = PackagePredictor.open(
-                find_package(settings.package), variant=settings.variant, threads=settings.worker_threads, device=settings.device
+                package_path(settings), variant=settings.variant, threads=settings.worker_threads, device=settings.device
             )
             difference = predictor.replay_golden_rows()
         except FmxError as error:

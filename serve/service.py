@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import bentoml
 from starlette.types import ASGIApp
 
-from fmx.errors import FmxError, SurroundingsError
-from fmx.package import find_package, load_package
+from fmx.errors import FmxError
+from fmx.package import load_package
 from serve.app import build_app
 from serve.engine import Engine
 from serve.guard import Guard
 from serve.keys import KeyRing, make_first_key, read_keys
-from serve.settings import ServeSettings, default_keys_file, in_cluster, load_settings
+from serve.settings import key_path, load_settings, package_path
 
 
 class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loads it lazily, so its type is unknown
@@ -25,7 +24,7 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Build the app of one worker."""
         settings = load_settings()
-        keys = KeyRing(_keys_file(settings)) if settings.auth == "on" else None
+        keys = KeyRing(key_path(settings)) if settings.auth == "on" else None
         engine = Engine(settings)
         self.mount_apps.clear()
         self.mount_asgi_app(build_app(engine, settings))
@@ -36,27 +35,16 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
 def check_before_start() -> None:
     """Check settings, keys and package once, in the first process, before any worker starts. Raises: `FmxError`."""
     settings = load_settings()
-    load_package(find_package(settings.package))
+    load_package(package_path(settings))
     if settings.auth == "off":
         print("fmx: FMX_AUTH=off: everybody who reaches this port may use the model.", file=sys.stderr, flush=True)
         return
-    path = _keys_file(settings)
+    path = key_path(settings)
     new = make_first_key(path) if settings.keys_file is None else None
     read_keys(path)
     if new:
         print(f"fmx: no keys were configured, so one was made. It is shown this once:\n\n    {new}\n", file=sys.stderr)
         print(f"fmx: its hash is kept in {path}; fmx keys create NAME makes others.", file=sys.stderr, flush=True)
-
-
-def _keys_file(settings: ServeSettings) -> Path:
-    if settings.keys_file is not None:
-        return settings.keys_file
-    if in_cluster():
-        raise SurroundingsError(
-            "In a container or a cluster the keys must be given: a key made here would be lost with the container.",
-            hint="Set FMX_KEYS_FILE to a mounted file made with fmx keys create NAME, or FMX_AUTH=off behind a gateway that checks callers.",
-        )
-    return default_keys_file()
 
 
 def _workers() -> int:

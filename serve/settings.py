@@ -10,8 +10,10 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fmx import storage
-from fmx.errors import UsageError, nearest_names
+from fmx.errors import SurroundingsError, UsageError, nearest_names
 from fmx.host import usable_cpus
+from fmx.images import MAX_PIXELS, PILLOW_MAX_PIXELS
+from fmx.package import find_package
 from fmx.settings import check
 
 OTHER_VARIABLES = ("FMX_HOME", "FMX_DATA", "FMX_CACHE")
@@ -22,7 +24,8 @@ class ServeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="FMX_", extra="ignore")
 
-    package: str = "packages/latest"
+    package: str | None = None
+    """A folder or name; default the latest in `FMX_HOME`, and in a bento the latest of those packed beside the code."""
     variant: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auth: Literal["on", "off"] = "on"
@@ -39,7 +42,7 @@ class ServeSettings(BaseSettings):
     drain_seconds: float = Field(default=5.0, ge=0)
     """How long a worker answers on, not ready, after SIGTERM."""
     max_body_bytes: int = Field(default=20_000_000, ge=1)
-    max_pixels: int = Field(default=80_000_000, ge=1)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     max_images: int = Field(default=32, ge=1)
     """Images a request."""
 
@@ -47,6 +50,14 @@ class ServeSettings(BaseSettings):
     def worker_threads(self) -> int:
         """Threads of one worker: as set, or its equal part of the usable CPUs, at least 1."""
         return self.threads or max(1, usable_cpus() // self.workers)
+
+
+def package_path(settings: ServeSettings) -> Path:
+    """Find the package to serve. Raises: `UsageError`."""
+    packed = Path(__file__).parent.parent / "packages"
+    if settings.package is None and not (storage.home() / "packages" / storage.LATEST).exists() and (packed / storage.LATEST).exists():
+        return find_package(packed / storage.LATEST)
+    return find_package(settings.package)
 
 
 def load_settings() -> ServeSettings:
@@ -80,3 +91,19 @@ def in_cluster() -> bool:
     `/.dockerenv` is no sign: development containers and build machines have it too.
     """
     return any(os.environ.get(name) for name in ("BENTOML_CONTAINERIZED", "KUBERNETES_SERVICE_HOST", "K_SERVICE"))
+
+
+def key_path(settings: ServeSettings) -> Path:
+    """Return the service's key file: `FMX_KEYS_FILE`, or the default one where a key made at start would not be lost.
+
+    Raises:
+        SurroundingsError: in a container or a cluster without `FMX_KEYS_FILE`.
+    """
+    if settings.keys_file is not None:
+        return settings.keys_file
+    if in_cluster():
+        raise SurroundingsError(
+            "In a container or a cluster the keys must be given: a key made here would be lost with the container.",
+            hint="Set FMX_KEYS_FILE to a mounted file made with fmx keys create NAME, or FMX_AUTH=off behind a gateway that checks callers.",
+        )
+    return default_keys_file()

@@ -1,0 +1,47 @@
+# Each target does its own set-up: make demo and make test are all that a newcomer needs.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := cpu,serve,train,export,samples,dev
+export BENTOML_DO_NOT_TRACK := True
+
+.PHONY: install demo test test-all lint format bench schema serving-environment clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@echo "Installing. On a machine without a GPU, installing PyTorch's CPU build first saves several gigabytes (README, Install)."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: install ## the three commands, then one real request
+	$(BIN)/python tools/demo.py
+
+test: install
+	$(BIN)/python -m pytest -m "not every_model"
+
+test-all: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## writes benchmarks/results/
+	$(BIN)/python benchmarks/default_model.py
+
+schema: install ## the JSON Schemas beside docs/package.md
+	$(BIN)/python tools/write_schemas.py
+
+serving-environment: install ## pip install .[cpu,serve] elsewhere: below 400 MB, no torch, serves
+	$(BIN)/python tools/check_serving_environment.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

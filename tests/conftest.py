@@ -1,0 +1,122 @@
+"""Shared fixtures: small real data on disk, and a small trained run with its package, made once a session."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmx.contract import ImageInput
+from fmx.data.digits import open_digits
+from fmx.package import Package
+from fmx.run import Run
+
+UNIT_FOLDERS = ("fmx", "finetune", "export", "serve")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.unit if folder in UNIT_FOLDERS else pytest.mark.e2e)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unit tests open no connection to anywhere but this machine."""
+    if request.node.get_closest_marker("unit") is None:
+        return
+    connect = socket.socket.connect
+
+    def loopback_only(self: socket.socket, address: tuple[str, int] | str) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(("127.", "::1")):
+            raise OSError(f"a unit test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", loopback_only)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own runs/, packages/, .fmx/ and data/."""
+    monkeypatch.setenv("FMX_HOME", str(tmp_path))
+    for name in ("FMX_DATA", "FMX_CACHE", "FMX_KEYS_FILE", "FMX_PACKAGE", "FMX_AUTH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def spec() -> ImageInput:
+    return ImageInput(height=32, width=32, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+
+
+def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """Encode an image as a file's bytes."""
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def digit_folder(tmp_path: Path) -> MakeFolder:
+    """Make a folder of real digits, one folder a class: `digit_folder(classes=3, images=10)`."""
+
+    def make(classes: int = 3, images: int = 10, root: Path | None = None) -> Path:
+        return make_digit_folder(root or tmp_path / "digits", classes, images)
+
+    return make
+
+
+def make_digit_folder(root: Path, classes: int, images: int) -> Path:
+    source = open_digits(0)
+    for label in range(classes):
+        folder = root / f"class-{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        items = [item for item in source.splits["train"] if item.label == label][:images]
+        for number, item in enumerate(items):
+            (folder / f"{number:03d}.png").write_bytes(item.read())
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("small")
+
+
+@pytest.fixture(scope="session")
+def small_run(small_home: Path) -> Iterator[Run]:
+    """The default model, two epochs on digits of 32 pixels: weak, but a real run."""
+    from finetune.training import train_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(small_home))
+        yield train_run(epochs=2, size=32, seed=3)
+
+
+@pytest.fixture(scope="session")
+def light_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of a model that exports in seconds, random but for its head: for what does not depend on the model."""
+    from finetune.training import train_run
+
+    home = tmp_path_factory.mktemp("light")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(home))
+        data = make_digit_folder(home / "digits", classes=3, images=20)
+        yield train_run(data=str(data), model="squeezenet1_1", weights="none", method="linear-probe", epochs=1, size=32)
+
+
+@pytest.fixture(scope="session")
+def small_package(small_home: Path, small_run: Run) -> Iterator[Package]:
+    """The small run exported to int8; its accuracy is not the point, so the budget is wide."""
+    from export.pipeline import export_package
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(small_home))
+        yield export_package(small_run.folder, quantize="int8", max_drop=30.0, batch=8)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmx.errors import SurroundingsError, UsageError
+from serve import keys
+from serve.keys import KeyRing, create_key, make_first_key, read_keys, revoke_key
+
+
+def test_key_is_known_until_it_is_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "REREAD_SECONDS", 0.0)
+    path = tmp_path / "keys.json"
+    key, text = create_key(path, "shop")
+    ring = KeyRing(path)
+    assert ring.identify(text) == key
+    _, later = create_key(path, "app")
+    assert ring.identify(later) is not None
+    revoke_key(path, "shop")
+    assert ring.identify(text) is None
+    assert ring.identify(later) is not None
+
+
+@pytest.mark.parametrize("wrong", ["", "fmx", "fmx_", "fmx__", "fmx_00000000_x", "x" * 10_000, "fmx_é_ü", "\ud800"])
+def test_wrong_keys_are_not_known(tmp_path: Path, wrong: str) -> None:
+    _, text = create_key(tmp_path / "keys.json", "shop")
+    ring = KeyRing(tmp_path / "keys.json")
+    assert ring.identify(wrong) is None
+    assert ring.identify(text[:-1]) is None
+    assert ring.identify(text + "x") is None
+
+
+def test_only_the_hash_is_on_disk_and_only_the_owner_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "keys.json"
+    _, text = create_key(path, "shop")
+    assert text.split("_", 2)[2] not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_file_that_vanishes_under_a_service_opens_nothing_and_closes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "REREAD_SECONDS", 0.0)
+    path = tmp_path / "keys.json"
+    _, text = create_key(path, "shop")
+    ring = KeyRing(path)
+    path.unlink()
+    assert ring.identify(text) is not None
+    assert ring.identify("fmx_00000000_x") is None
+
+
+def test_live_name_is_taken_once(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    create_key(path, "shop")
+    with pytest.raises(UsageError, match="live key"):
+        create_key(path, "shop")
+    revoke_key(path, "shop")
+    create_key(path, "shop")
+    assert len(read_keys(path)) == 2
+
+
+def test_revoking_what_is_not_there_names_the_live_ones(tmp_path: Path) -> None:
+    create_key(tmp_path / "keys.json", "shop")
+    with pytest.raises(UsageError) as caught:
+        revoke_key(tmp_path / "keys.json", "shopp")
+    assert "shop (" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"id": 1}]}'])
+def test_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "keys.json").write_text(content)
+    with pytest.raises(SurroundingsError, match="cannot be read"):
+        KeyRing(tmp_path / "keys.json")
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SurroundingsError, match="no key file"):
+        KeyRing(tmp_path / "keys.json")
+
+
+def test_first_key_is_made_once_however_many_processes_start(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    code = f"from pathlib import Path; from serve.keys import make_first_key; print(make_first_key(Path({str(path)!r})) or '')"
+    starters = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    shown = [text for starter in starters if (text := starter.communicate()[0].strip())]
+    assert len(shown) == 1
+    assert KeyRing(path).identify(shown[0]) is not None
+    assert make_first_key(path) is None
+    assert [file.name for file in tmp_path.iterdir()] == ["keys.json"]
+
+
+def test_two_commands_at_once_lose_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    code = f"import sys; from pathlib import Path; from serve.keys import create_key; create_key(Path({str(path)!r}), sys.argv[1])"
+    for process in [subprocess.Popen([sys.executable, "-c", code, f"client-{i}"]) for i in range(6)]:
+        assert process.wait() == 0
+    assert len(json.loads(path.read_text())["keys"]) == 6
