@@ -13,6 +13,7 @@ import onnx
 from export.measure import Measured
 from export.reference import reference_statistics
 from export.settings import ExportSettings
+from export.subject import Subject
 from fmx import host, storage
 from fmx.contract import Fingerprint, Latency, ModelContract, Requires, Variant
 from fmx.data.rows import Rows
@@ -38,50 +39,44 @@ class Candidate:
     why: str
 
 
-def write_package(
-    target: Path,
-    candidates: list[Candidate],
-    contract: ModelContract,
-    digest: str,
-    recipe: dict[str, Any],
-    run: Run,
-    rows: dict[str, Rows],
-    calibration: np.ndarray,
-    settings: ExportSettings,
-) -> Path:
+@dataclass(frozen=True)
+class Recipe:
+    """The choices that shaped the variants, the digest of contract and choices, and the training rows that calibrated (indices)."""
+
+    choices: dict[str, Any]
+    digest: str
+    calibration: np.ndarray
+
+
+def write_package(target: Path, candidates: list[Candidate], subject: Subject, recipe: Recipe, settings: ExportSettings) -> Path:
     """Write the package whole or not at all, and return its folder.
 
     Args:
         target: the folder to be.
         candidates: in serving order.
-        contract: what every variant keeps.
-        digest: of contract and recipe.
-        recipe: the choices that shaped the variants.
-        run: what was exported.
-        rows: the run's splits.
-        calibration: indices of the training rows that calibrated int8.
+        subject: what was exported.
+        recipe: how.
         settings: of this export.
     """
-    test = rows["test"]
+    contract, test = subject.contract, subject.rows["test"]
     with new_package(target, force=settings.force) as folder, disk_errors("writing the package"):
         variants = tuple(_write_variant(folder, candidate) for candidate in candidates)
         _write_golden_rows(folder, candidates, contract, test, settings)
-        served = candidates[0].measured.probabilities
-        reference = reference_statistics(test.images, served, contract.labels)
+        reference = reference_statistics(test.images, candidates[0].measured.probabilities, contract.labels)
         storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         fields: dict[str, Any] = {
             "name": target.name,
-            "version": f"{digest[:12]}",
+            "version": recipe.digest[:12],
             **{key: getattr(contract, key) for key in ModelContract.model_fields},
             "variants": variants,
-            "recipe": recipe,
-            "contract_digest": digest,
+            "recipe": recipe.choices,
+            "contract_digest": recipe.digest,
             "rows": {
-                "calibration": _fingerprint(rows["train"], calibration) if settings.quantize != "none" else Fingerprint(rows=0, sha256="0" * 64),
-                "validation": rows["validation"].fingerprint,
+                **({"calibration": _fingerprint(subject.rows["train"], recipe.calibration)} if settings.quantize != "none" else {}),
+                "validation": subject.rows["validation"].fingerprint,
                 "test": test.fingerprint,
             },
-            "run": _origin(run),
+            "run": _origin(subject.run),
             "tools": host.library_versions(),
             "created": host.now(),
         }

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 
 from export import measure, quantize, rewrite
 from export.calibration import choose_rows
 from export.graph import export_body, serving_graph
-from export.package_writer import Candidate, write_package
+from export.package_writer import Candidate, Recipe, write_package
 from export.settings import ExportSettings, check_settings
+from export.subject import Subject, open_subject
 from export.verdict import judge_int8, refuse_or_go_on
-from finetune.evaluation import eager_probabilities
-from finetune.network import Network, restore_network
 from fmx import storage
 from fmx.contract import ModelContract, Requires
-from fmx.data import open_source
-from fmx.data.rows import Rows, read_splits
-from fmx.errors import DataError
 from fmx.host import VNNI_FLAGS, has_vnni, usable_cpus
 from fmx.package import Package, contract_digest, load_package
 from fmx.predictor import Predictor
-from fmx.run import Run, find_run, load_run
+from fmx.run import find_run, load_run
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is exported, and the rows it is judged on."""
-
-    run: Run
-    network: Network
-    rows: dict[str, Rows]
-    contract: ModelContract
-    eager: np.ndarray
-    """The eager network's probabilities on the test rows: float64 [n, classes]"""
 
 
 def export_package(run: str | Path | None = None, *, out: Path | str | None = None, say: Say | None = None, **options: Any) -> Package:
@@ -64,7 +46,7 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
     name = storage.check_name(settings.name) if settings.name else storage.next_name(packages, source_run.info.model)
     storage.check_free(packages / name, force=settings.force)
 
-    subject = _open_subject(source_run, say)
+    subject = open_subject(source_run, say)
     recipe = _recipe(settings, subject)
     digest = contract_digest({**subject.contract.model_dump(mode="json"), "recipe": recipe})
     body = export_body(subject.network, subject.contract.input, settings.opset)
@@ -82,7 +64,7 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
         predictors["int8"] = _predictor(models["int8"], subject.contract)
 
     candidates = _measure(models, predictors, subject, settings)
-    package = write_package(packages / name, candidates, subject.contract, digest, recipe, source_run, subject.rows, calibration, settings)
+    package = write_package(packages / name, candidates, subject, Recipe(recipe, digest, calibration), settings)
     storage.point_latest(package)
     return load_package(package)
 
@@ -91,23 +73,7 @@ def _nothing(line: str) -> None:
     """Say nothing."""
 
 
-def _open_subject(run: Run, say: Say) -> _Subject:
-    info = run.info
-    source = open_source(info.settings["data"], info.settings["seed"])
-    rows = read_splits(source, info.input)
-    for split, expected in info.rows.items():
-        if rows[split].fingerprint != expected:
-            raise DataError(
-                f"The {split} rows of {source.name} are not those that {info.name} was trained with.",
-                hint="Bring the data back as they were, or train again with: fmx train",
-            )
-    network = restore_network(run)
-    eager = eager_probabilities(network, rows["test"], torch.device("cpu"))
-    say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
-    return _Subject(run, network, rows, ModelContract(task=info.task, labels=info.labels, input=info.input), eager)
-
-
-def _recipe(settings: ExportSettings, subject: _Subject) -> dict[str, Any]:
+def _recipe(settings: ExportSettings, subject: Subject) -> dict[str, Any]:
     if settings.quantize == "none":
         return {"pruning": None, "quantisation": None, "opset": settings.opset}
     exact = quantize.input_quantisation(subject.contract.input) is not None
@@ -115,7 +81,7 @@ def _recipe(settings: ExportSettings, subject: _Subject) -> dict[str, Any]:
     return {"pruning": None, "quantisation": quantisation, "opset": settings.opset}
 
 
-def _int8_graph(body: onnx.ModelProto, subject: _Subject, calibration: np.ndarray, digest: str) -> onnx.ModelProto:
+def _int8_graph(body: onnx.ModelProto, subject: Subject, calibration: np.ndarray, digest: str) -> onnx.ModelProto:
     spec = subject.contract.input
     quantised = quantize.quantize_body(body, subject.rows["train"].images[calibration], spec)
     exact = quantize.input_quantisation(spec) is not None
@@ -126,7 +92,7 @@ def _predictor(model: onnx.ModelProto, contract: ModelContract) -> Predictor:
     return Predictor(model.SerializeToString(), contract, threads=usable_cpus())
 
 
-def _measure(models: dict[str, onnx.ModelProto], predictors: dict[str, Predictor], subject: _Subject, settings: ExportSettings) -> list[Candidate]:
+def _measure(models: dict[str, onnx.ModelProto], predictors: dict[str, Predictor], subject: Subject, settings: ExportSettings) -> list[Candidate]:
     """Measure every variant and order them: an accepted int8 first, then fp32, then whatever was not accepted."""
     test = subject.rows["test"]
     measured = {

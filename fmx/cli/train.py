@@ -24,11 +24,11 @@ def train(
     head_lr_factor: Annotated[float | None, typer.Option(help="The head's rate over the base model's, when fine-tuning.", show_default="10")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's, not on norms and biases.", show_default="0.01")] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rate rises.", show_default="0.1")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="0 switches it off.", show_default="0.1")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="0 switches it off.", show_default="0.05")] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment/--no-augment", help="Scale, shift and turn training rows.", show_default="augment")
     ] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without progress before stopping.", show_default="5")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without progress before stopping.", show_default="8")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split, the head, the order and the augmentation.", show_default="0")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run.", show_default="MODEL-N")] = None,
@@ -40,6 +40,9 @@ def train(
     Example: fmx train --data photos/ --model resnet18 --method linear-probe
     """
     options = {key: value for key, value in locals().items() if key not in ("out", "json")}
+    from finetune.settings import check_settings
+
+    check_settings(options)  # before torch is loaded, which takes seconds
     try:
         from finetune.training import train_run
     except ImportError as error:

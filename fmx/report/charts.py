@@ -9,13 +9,13 @@ from markupsafe import Markup, escape
 
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700")
 _WIDTH, _HEIGHT = 460, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 24, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 24, 36
 
 
-def lines(xs: Sequence[float], series: Mapping[str, Sequence[float]], y_label: str, x_label: str) -> Markup:
-    """Draw one line a series over common x values."""
+def lines(xs: Sequence[float], series: Mapping[str, Sequence[float]], y_label: str, x_label: str, most: float = math.inf) -> Markup:
+    """Draw one line a series over common x values; `most` is the largest value that y can have."""
     values = [value for ys in series.values() for value in ys if math.isfinite(value)]
-    low, high = _bounds(values)
+    low, high = _bounds(values, most)
     x_low, x_high = (min(xs), max(xs)) if len(set(xs)) > 1 else (xs[0] - 1, xs[0] + 1)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -77,7 +77,7 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     n = len(names)
     cell = max(3.0, min(34.0, 560 / n))
     labelled = cell >= 12
-    margin = 110 if labelled else 20
+    margin = 26 + 6 * max(len(_short(name)) for name in names) if labelled else 20
     parts = [_text(margin + n * cell / 2, 12, "predicted", "middle")]
     for i, row in enumerate(counts):
         total = max(1, sum(row))
@@ -105,10 +105,10 @@ def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
+def _bounds(values: Sequence[float], most: float) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    return (0.0 if 0 <= low < room else low - room), high + room
+    return (0.0 if 0 <= low < room else low - room), min(high + room, max(most, low + room))
 
 
 def _axes(low: float, high: float, y_label: str, x_label: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -47,7 +49,7 @@ def images(home: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(home: Path) -> object:
+def server(home: Path) -> Iterator[Server]:
     with serving(home, home / "packages" / "latest") as running:
         yield running
 
@@ -59,15 +61,15 @@ def eager_top1(home: Path) -> list[str]:
         return [run.info.labels[i] for i in restore_network(run)(torch.from_numpy(rows)).argmax(dim=1)]
 
 
-def predict_json(home: Path, images: list[Path], *options: str) -> list[dict[str, object]]:
+def predict_json(home: Path, images: list[Path], *options: str) -> list[dict[str, Any]]:
     answer = runner(home)("predict", "latest", *map(str, images), "--json", *options)
     assert answer.returncode == 0, answer.stderr
-    predictions: list[dict[str, object]] = json.loads(answer.stdout)["predictions"]
+    predictions: list[dict[str, Any]] = json.loads(answer.stdout)["predictions"]
     return predictions
 
 
-def first_labels(predictions: list[dict[str, object]]) -> list[str]:
-    return [item["labels"][0]["label"] for item in predictions]  # type: ignore[index]
+def first_labels(predictions: list[dict[str, Any]]) -> list[str]:
+    return [item["labels"][0]["label"] for item in predictions]
 
 
 def test_served_answer_equals_fmx_predict_and_the_eager_model(home: Path, images: list[Path], server: Server) -> None:
@@ -79,7 +81,7 @@ def test_served_answer_equals_fmx_predict_and_the_eager_model(home: Path, images
         assert answer.status_code == 200, answer.text
         served.append(answer.json()["predictions"][0])
     for ours, theirs in zip(predicted, served, strict=True):
-        scores = [{item["label"]: item["score"] for item in answer["labels"]} for answer in (ours, theirs)]  # type: ignore[attr-defined]
+        scores = [{item["label"]: item["score"] for item in answer["labels"]} for answer in (ours, theirs)]
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     eager = eager_top1(home)
     assert first_labels(predict_json(home, images, "--variant", "fp32")) == eager

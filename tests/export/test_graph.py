@@ -119,7 +119,7 @@ def test_parity_failure_is_an_error(exported: tuple[Network, ImageInput, onnx.Mo
 
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_spatial_mean_becomes_pooling_with_the_same_values(keepdims: int) -> None:
-    shape = ["n", 6, 1, 1] if keepdims else ["n", 6]
+    shape: list[str | int | None] = ["n", 6, 1, 1] if keepdims else ["n", 6]
     graph = helper.make_graph(
         [helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=keepdims)],
         "g",

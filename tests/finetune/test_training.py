@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_run_tells_no_host_name_and_no_path(small_run: Run) -> None:
 
 def test_same_seed_gives_the_same_run_and_another_seed_another(digit_folder: MakeFolder) -> None:
     data = str(digit_folder(3, 16))
-    options = {"data": data, "size": 32, "epochs": 2, "batch_size": 8}
+    options: dict[str, Any] = {"data": data, "size": 32, "epochs": 2, "batch_size": 8}
     runs = [train_run(**options, seed=seed, name=name) for seed, name in ((1, "a"), (1, "b"), (2, "c"))]
     hashes = [run.info.weights_sha256 for run in runs]
     assert hashes[0] == hashes[1]
@@ -79,7 +80,7 @@ def test_linear_probe_leaves_the_body_untouched_pytorch_86590(digit_folder: Make
 
 
 def test_features_are_computed_once_and_read_again(digit_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"data": str(digit_folder(3, 16)), "size": 32, "epochs": 2, "method": "linear-probe"}
+    options: dict[str, Any] = {"data": str(digit_folder(3, 16)), "size": 32, "epochs": 2, "method": "linear-probe"}
     first = train_run(**options)
 
     def never(*arguments: object) -> torch.Tensor:

@@ -8,26 +8,32 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
-from starlette.types import ASGIApp, Message
+from starlette.types import Message
 
 from fmx.data import open_source
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from serve.engine import OPENING
 from serve.keys import create_key
-from serve.service import FmxService
+from serve.service import FmxService, GuardedService
 from tests.conftest import encode
 from tests.fmx.test_images import png_header
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
 
 
+def new_app() -> Any:
+    """What a worker serves; the decorator makes a GuardedService of the class."""
+    return cast(GuardedService, FmxService).to_asgi()
+
+
 @asynccontextmanager
-async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
+async def lifespan(app: Any) -> AsyncIterator[None]:
     """Start and stop an ASGI app."""
     received: asyncio.Queue[Message] = asyncio.Queue()
     sent: asyncio.Queue[Message] = asyncio.Queue()
@@ -46,7 +52,7 @@ class Service:
     def __init__(self, key: str) -> None:
         self.key = key
         self.loop = asyncio.new_event_loop()
-        self.app = FmxService.to_asgi()
+        self.app = new_app()
         self.context = lifespan(self.app)
         self.loop.run_until_complete(self.context.__aenter__())
         for _ in range(200):
@@ -243,7 +249,7 @@ def test_metrics_count_what_happened(service: Service, digits: list[bytes]) -> N
 
 def test_making_the_service_twice_in_one_process_works(service: Service, digits: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMX_AUTH", "off")
-    FmxService.to_asgi()
+    new_app()
     assert service.predict(digits[0]).status_code == 200
 
 
