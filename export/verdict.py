@@ -28,9 +28,10 @@ def judge_int8(measured: Measured, latency: tuple[Latency, ...], settings: Expor
         return Verdict(False, f"It loses {measured.drop:.2f} points of accuracy, more than the {settings.max_drop:g} that are allowed.")
     if at.speed_up <= 1.0:
         return Verdict(False, f"It is not faster than fp32 on this CPU ({at.speed_up:.2f} times at batch {at.batch}).")
+    loss = f"{measured.drop:.2f} points of accuracy" if measured.drop > 0 else "no accuracy"
     return Verdict(
         True,
-        f"It loses {measured.drop:.2f} points (at most {settings.max_drop:g}) and is {at.speed_up:.2f} times as fast as fp32 "
+        f"It loses {loss} (at most {settings.max_drop:g} points) and is {at.speed_up:.2f} times as fast as fp32 "
         f"at batch {at.batch}.{_remark(measured, settings)}",
     )
 
