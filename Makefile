@@ -35,7 +35,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install ## writes benchmarks/results/
-	$(BIN)/python benchmarks/default_model.py
+	$(BIN)/python -m benchmarks.default_model
 
 schema: install ## the JSON Schemas beside docs/package.md
 	$(BIN)/python tools/write_schemas.py

@@ -31,6 +31,7 @@ import numpy as np
 import onnx
 import torch
 
+from benchmarks.readme import write_readme
 from export import measure, quantize, rewrite
 from export.calibration import RowReader, choose_rows
 from export.graph import export_body, serving_graph
@@ -55,6 +56,7 @@ PORT = 3970
 def main() -> None:
     """Measure, print and keep both tables."""
     results = {
+        "date": host.now(),
         "machine": host.describe(),
         "versions": host.library_versions(),
         "quantisation": compare_quantisation(),
@@ -62,7 +64,8 @@ def main() -> None:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    write_readme()
+    print((RESULTS.parent.parent / "README.md").read_text())
     print(f"Left {RESULTS}.")
 
 

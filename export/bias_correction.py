@@ -14,6 +14,7 @@ from export.calibration import chunks
 from export.graph import NORMALISED
 from fmx.contract import ImageInput
 from fmx.host import usable_cpus
+from fmx.progress import progress
 from fmx.runtime import open_session
 
 ROUNDED = "_rounded"
@@ -72,9 +73,11 @@ def _mean_shifts(
     session = open_session(probe.SerializeToString(), threads=usable_cpus())
     names = [layer.output[0] + "_shift" for layer in layers]
     totals = [np.zeros(len(weights[layer.name]), np.float64) for layer in layers]
-    for chunk in chunks(images, spec):
-        for total, shift in zip(totals, session.run(names, {NORMALISED: chunk}), strict=True):
-            total += np.asarray(shift, np.float64) * len(chunk)
+    with progress("correcting biases", len(images)) as advance:
+        for chunk in chunks(images, spec):
+            for total, shift in zip(totals, session.run(names, {NORMALISED: chunk}), strict=True):
+                total += np.asarray(shift, np.float64) * len(chunk)
+            advance(len(chunk))
     return {layer.name: total / len(images) for layer, total in zip(layers, totals, strict=True)}
 
 

@@ -10,6 +10,7 @@ from onnxruntime.quantization import CalibrationDataReader
 from export.graph import NORMALISED
 from fmx.contract import ImageInput
 from fmx.data.rows import Rows
+from fmx.progress import Advance
 
 CHUNK = 32
 
@@ -42,10 +43,14 @@ def chunks(images: np.ndarray, spec: ImageInput) -> Iterator[np.ndarray]:
 class RowReader(CalibrationDataReader):  # type: ignore[misc]
     """Feeds calibration rows to ONNX Runtime's calibrator."""
 
-    def __init__(self, images: np.ndarray, spec: ImageInput) -> None:
+    def __init__(self, images: np.ndarray, spec: ImageInput, advance: Advance = lambda count: None) -> None:
         self._chunks = chunks(images, spec)
+        self._advance = advance
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Give the next chunk's feed, or None at the end."""
         chunk = next(self._chunks, None)
-        return None if chunk is None else {NORMALISED: chunk}
+        if chunk is None:
+            return None
+        self._advance(len(chunk))
+        return {NORMALISED: chunk}

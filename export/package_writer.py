@@ -66,7 +66,7 @@ def write_package(target: Path, candidates: list[Candidate], subject: Subject, r
         storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         fields: dict[str, Any] = {
             "name": target.name,
-            "version": recipe.digest[:12],
+            "version": storage.sha256_bytes(f"{recipe.digest} {subject.run.info.weights_sha256}".encode())[:12],
             **{key: getattr(contract, key) for key in ModelContract.model_fields},
             "variants": variants,
             "recipe": recipe.choices,

@@ -18,6 +18,7 @@ from export.calibration import RowReader
 from export.graph import NORMALISED
 from fmx.contract import ImageInput
 from fmx.errors import ExportError
+from fmx.progress import progress
 
 RECIPE: dict[str, Any] = {
     "method": "static",
@@ -64,16 +65,17 @@ def quantize_body(body: onnx.ModelProto, images: np.ndarray, spec: ImageInput) -
             quant_pre_process(str(folder / "body.onnx"), str(prepared_file), skip_symbolic_shape=True)
             prepared = onnx.load(prepared_file)
             _check_folded(prepared)
-            quantize_static(
-                str(prepared_file),
-                str(quantised_file),
-                RowReader(images, spec),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                extra_options=_options(spec),
-            )
+            with progress("calibrating", len(images)) as advance:
+                quantize_static(
+                    str(prepared_file),
+                    str(quantised_file),
+                    RowReader(images, spec, advance),
+                    quant_format=QuantFormat.QDQ,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    per_channel=True,
+                    extra_options=_options(spec),
+                )
         except ExportError:
             raise
         except Exception as error:  # onnxruntime's quantiser raises plain exceptions of many kinds

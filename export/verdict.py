@@ -31,7 +31,7 @@ def judge_int8(measured: Measured, latency: tuple[Latency, ...], settings: Expor
     loss = f"{measured.drop:.2f} points of accuracy" if measured.drop > 0 else "no accuracy"
     return Verdict(
         True,
-        f"It loses {loss} (at most {settings.max_drop:g} points) and is {at.speed_up:.2f} times as fast as fp32 "
+        f"It loses {loss} (at most {settings.max_drop:g} allowed) and is {at.speed_up:.2f} times as fast as fp32 "
         f"at batch {at.batch}.{_remark(measured, settings)}",
     )
 
