@@ -87,7 +87,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey (and 32-bit integer, float) to 8 bits, where Pillow's own conversion would clip it to white."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
     if image.mode == "F" and values.size and values.max() <= 1.0:
         values = values * 255.0
     elif image.mode != "F" or values.max(initial=0.0) > 255.0:

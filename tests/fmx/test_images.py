@@ -59,6 +59,38 @@ def test_16_bit_grey_is_scaled_not_clipped(spec: ImageInput) -> None:
     assert centre(image_row(encode(values), spec)) == pytest.approx((117, 117, 117), abs=1)
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_float_tiff_with_values_that_are_no_number_gives_a_row(odd: float, spec: ImageInput) -> None:
+    values = np.full((40, 40), 0.5, dtype=np.float32)
+    values[0, 0] = odd
+    assert image_row(encode(values, "TIFF"), spec).shape == (32, 32, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_costs_the_orientation_not_the_image(spec: ImageInput) -> None:
+    data = encode(flat(RED), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40)
+    assert centre(image_row(data, spec)) == pytest.approx(RED, abs=4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_bytes_never_raise_anything_else() -> None:
+    """Six kinds of file with bytes changed at random: a row, or an InputError."""
+    spec = ImageInput(height=32, width=32, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    files = [encode(noise, kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")]
+    read = 0
+    for number in range(900):
+        damaged = bytearray(files[number % len(files)])
+        for position in random.integers(0, min(len(damaged), 400), 3):
+            damaged[position] = random.integers(0, 256)
+        try:
+            read += image_row(bytes(damaged), spec).shape == (32, 32, 3)
+        except InputError:
+            continue
+    assert 0 < read < 900
+
+
 def test_cmyk_jpeg_is_not_inverted(spec: ImageInput) -> None:
     image = flat((255, 0, 0)).convert("CMYK")
     red, green, blue = centre(image_row(encode(image, "JPEG", quality=95), spec))
