@@ -47,7 +47,7 @@ def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> 
         images: at least 7 real rows, uint8 [n, height, width, 3]; repeated where there are fewer.
 
     Raises:
-        ExportError: a probability differs by more than `PARITY_LIMIT`, or a label where the answer is not a tie.
+        ExportError: a probability differs by more than `PARITY_LIMIT`.
     """
     network.eval()
     for size in PARITY_BATCHES:

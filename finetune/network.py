@@ -58,7 +58,12 @@ def restore_network(run: Run) -> Network:
     base = build_base_model(info.model, "none", info.input.height)
     replace_head(base.module, len(info.labels))
     try:
-        base.module.load_state_dict(load_file(run.weights))
+        state = base.module.state_dict()  # keeps its version metadata, which MNASNet checks
+        loaded = load_file(run.weights)
+        if set(loaded) != set(state):
+            raise RuntimeError(f"{len(set(loaded) ^ set(state))} tensors have other names")
+        state.update(loaded)
+        base.module.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"{run.weights.name} does not fit {info.model} as built here: {error}", hint="Train again with: fmx train") from error
     return Network(base.module, info.input).eval()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from finetune.base_models import check_model_name
 from finetune.downloads import ensure_downloaded
 from finetune.evaluation import eager_probabilities
 from finetune.loop import Epoch, fit
@@ -45,6 +46,7 @@ def train_run(out: Path | str | None = None, say: Say | None = None, **options: 
     """
     settings = check_settings(options)
     say = say or _nothing
+    check_model_name(settings.model)
     runs = Path(out) if out else storage.home() / "runs"
     name = storage.check_name(settings.name) if settings.name else storage.next_name(runs, settings.model)
     storage.check_free(runs / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -11,7 +12,12 @@ from finetune.heads import AUXILIARY_HEADS, find_head
 from fmx.errors import ModelError
 
 State = dict[str, Tensor]
+COUNTER = "num_batches_tracked"
+"""Batch norms count their batches since torch 0.4; files from before lack the counters, and nothing needs them."""
+
 _SHOWN = 8
+_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))$")
+"""DenseNet's published files name `norm.1` what the model names `norm1`."""
 
 
 def read_state(path: Path) -> State:
@@ -49,9 +55,10 @@ def load_base(model: nn.Module, state: State, origin: str) -> None:
         ModelError: other tensors are missing, unexpected or of another shape; all three lists are in the message.
     """
     own = model.state_dict()
+    state = {_DENSE_LAYER.sub(r"\1\2", key): value for key, value in state.items()}
     head = find_head(model).path
     loose = tuple(f"{name}." for name in (head, *AUXILIARY_HEADS))
-    missing = [key for key in own if key not in state and not key.startswith(loose)]
+    missing = [key for key in own if key not in state and not key.startswith(loose) and not key.endswith(COUNTER)]
     unexpected = [key for key in state if key not in own and not key.startswith(loose)]
     misshapen = [
         f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -65,7 +72,8 @@ def load_base(model: nn.Module, state: State, origin: str) -> None:
             hint="Give the --model that these weights were saved from.",
         )
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
-    model.load_state_dict({**own, **fitting})
+    own.update(fitting)  # in place: the state's own version metadata, which MNASNet checks, is kept
+    model.load_state_dict(own)
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -1,19 +1,18 @@
 """From an image file's bytes to the model's uint8 row: the one preprocessing function of fmx.
 
 Training evaluation, calibration, `fmx predict`, `fmx eval` and the service all call `image_row`, so an image means the same everywhere.
-Normalisation is not here: it is inside the exported graph (`export/graph.py`) and in the training model (`finetune/models.py`).
+Normalisation is not here: it is inside the exported graph (`export/graph.py`) and in the training model (`finetune/network.py`).
 """
 
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fmx.contract import ImageInput
-from fmx.errors import InputError, TooLargeError
+from fmx.errors import FmxError, InputError, TooLargeError
 
 PILLOW_MAX_PIXELS = 89_478_485
 """Pixels from which Pillow itself warns of a decompression bomb."""
@@ -22,7 +21,20 @@ MAX_PIXELS = 80_000_000
 """Pixels of an image, known from its header before decoding, that are taken unless a caller sets another limit."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Decoders that a stranger's bytes may reach; Pillow has many more, and one of them starts Ghostscript."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned upright, by its EXIF orientation."""
 
 
 def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -41,16 +53,17 @@ def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np
     if not data:
         raise InputError("The image is empty.", hint="Send the bytes of an image file.")
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             width, height = opened.size
             if width * height > max_pixels:
                 raise _too_many_pixels(width, height, max_pixels)
             opened.draft(None, _decode_size(spec))
-            upright = ImageOps.exif_transpose(opened)
-            return np.asarray(_fit(_to_rgb(upright), spec), dtype=np.uint8)
+            return np.asarray(_fit(_to_rgb(_upright(opened)), spec), dtype=np.uint8)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"The image has too many pixels ({error}).", hint=f"At most {max_pixels:,} are taken.") from error
-    except _PIL_ERRORS as error:
+    except FmxError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
         raise InputError(f"The image cannot be read: {_reason(error)}.", hint="Send a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.") from error
 
 
@@ -72,6 +85,15 @@ def _decode_size(spec: ImageInput) -> tuple[int, int]:
 
 def _resized_side(spec: ImageInput, side: int) -> int:
     return round(side / spec.crop_fraction)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, and nothing else of the EXIF: damaged tags cost the orientation, not the image."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow's EXIF parser raises whatever damaged tags make it raise
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -99,10 +121,8 @@ def _fit(image: Image.Image, spec: ImageInput) -> Image.Image:
     resampling = _FILTERS[spec.interpolation]
     if spec.resize == "squash":
         return image.resize((spec.width, spec.height), resampling)
-    target_width, target_height = _resized_side(spec, spec.width), _resized_side(spec, spec.height)
-    scale = max(target_width / image.width, target_height / image.height)
-    resized = image.resize(
-        (max(target_width, round(image.width * scale)), max(target_height, round(image.height * scale))), resampling, reducing_gap=3.0
-    )
-    left, top = (resized.width - spec.width) // 2, (resized.height - spec.height) // 2
-    return resized.crop((left, top, left + spec.width, top + spec.height))
+    scale = max(_resized_side(spec, spec.width) / image.width, _resized_side(spec, spec.height) / image.height)
+    width, height = min(image.width, spec.width / scale), min(image.height, spec.height / scale)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    box = (left, top, left + width, top + height)  # cropped before it is resized: a 1 x 60,000 image must not become a large one
+    return image.resize((spec.width, spec.height), resampling, box=box, reducing_gap=3.0)

@@ -5,6 +5,7 @@ The same object answers `fmx predict`, `fmx eval`, the accuracy measured at expo
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,15 @@ class PackagePredictor(Predictor):
         Raises:
             PackageError: a first label differs, or a probability by more than the variant's `TOLERANCE`.
         """
-        with np.load(self.package.folder / "golden.npz", allow_pickle=False) as golden:
-            rows, expected = golden["rows"], golden[self.variant.name]
+        try:
+            with np.load(self.package.folder / "golden.npz", allow_pickle=False) as golden:
+                rows, expected = golden["rows"], golden[self.variant.name]
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise PackageError(f"{self.package.name} holds no golden rows for {self.variant.name} ({error}).", hint="Export it again.") from error
         answers = self.run(rows)
         difference = float(np.abs(answers - expected).max())
         changed = int((answers.argmax(axis=1) != expected.argmax(axis=1)).sum())
-        if difference > TOLERANCE[self.variant.name] or changed:
+        if not difference <= TOLERANCE[self.variant.name] or changed:
             raise PackageError(
                 f"{self.package.name} ({self.variant.name}) does not compute here what it computed at export: "
                 f"a probability differs by {difference:.4f}, {changed} of {len(rows)} golden rows change their label.",

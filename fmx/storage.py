@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,11 +43,12 @@ def next_name(folder: Path, stem: str) -> str:
     return f"{stem}-{max(taken, default=0) + 1}"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: a kill at any moment leaves the old content or the new."""
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file atomically: a kill at any moment leaves the old content or the new. The mode is cut by the umask, as for any file."""
     with disk_errors(f"writing {path.name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        name = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -54,13 +56,13 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(name, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a UTF-8 text file atomically."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), mode)
 
 
 def check_free(target: Path, *, force: bool = False) -> None:
@@ -83,13 +85,14 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         try:
             yield working
             working.chmod(0o755)
-            _swap(working, target)
+            _swap(working, target, force=force)
         except BaseException:
             shutil.rmtree(working, ignore_errors=True)
             raise
 
 
-def _swap(working: Path, target: Path) -> None:
+def _swap(working: Path, target: Path, *, force: bool) -> None:
+    check_free(target, force=force)  # another command may have taken the name meanwhile
     if not target.exists():
         os.rename(working, target)
         return

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -36,8 +36,13 @@ def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
         try:
             inputs, top_k = await _read_inputs(request, settings)
             answer = await engine.predict(inputs, top_k)
-        except FmxError as error:
-            if error.http_status >= 500 and error.http_status not in (503, 504):
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it; it is counted
+        except Exception as unforeseen:
+            error = unforeseen if isinstance(unforeseen, FmxError) else FmxError("Something unforeseen went wrong.", hint="Tell its request id.")
+            if not isinstance(unforeseen, FmxError):
+                log.exception("request %s failed", request_id)
+            elif error.http_status >= 500 and error.http_status not in (503, 504):
                 log.error("request %s failed: %s", request_id, error.message)
             return error_response(error, request_id)
         package, variant = answer.predictor.package, answer.predictor.variant

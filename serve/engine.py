@@ -111,6 +111,10 @@ class Engine:
             self._refused = f"{error.message} {error.hint}".strip()
             log.error("The package is refused: %s", self._refused)
             return
+        except Exception as error:  # whatever it is, a probe must say that this worker will not become ready
+            self._refused = f"The package cannot be opened ({type(error).__name__})."
+            log.exception("The package cannot be opened")
+            return
         batcher = MicroBatcher(predictor.run, predictor.task.row_shape, batch_rows=settings.batch_rows, queue_rows=settings.queue_rows)
         name, version, variant = predictor.package.name, predictor.package.manifest.version, predictor.variant.name
         metrics.model_info.labels(name, version, variant, predictor.package.digest).set(1)

@@ -205,15 +205,19 @@ def _delay_sigterm(drain: Callable[[], None], delay_s: float) -> None:
         return
     draining = False
 
+    def begin(number: int, frame: FrameType | None) -> None:
+        loop.call_later(delay_s, previous, number, frame)
+        drain()
+        log.info("SIGTERM: not ready from now on, answering for another %.1f s.", delay_s)
+
     def stop(number: int, frame: FrameType | None) -> None:
+        """Schedule, and nothing else: a signal may land where this thread holds the lock of a metric or of the log."""
         nonlocal draining
         if draining:
             previous(number, frame)
             return
         draining = True
-        drain()
-        log.info("SIGTERM: not ready from now on, answering for another %.1f s.", delay_s)
-        loop.call_soon_threadsafe(loop.call_later, delay_s, previous, number, frame)
+        loop.call_soon_threadsafe(begin, number, frame)
 
     with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
         signal.signal(signal.SIGTERM, stop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hmac
 import json
+import logging
 import os
 import secrets
 import threading
@@ -21,6 +22,7 @@ from fmx import host, storage
 from fmx.errors import SurroundingsError, UsageError, disk_errors
 
 REREAD_SECONDS = 1.0
+log = logging.getLogger("fmx.serve")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def make_first_key(path: Path) -> str | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            storage.write_text(partial, _serialise([key]))
+            storage.write_text(partial, _serialise([key]), 0o600)
             os.link(partial, path)
         except FileExistsError:
             return None
@@ -128,9 +130,15 @@ class KeyRing:
                     read_keys(self._path)
                 return  # a file that vanished under a running service leaves its keys as they were
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if stamp != self._stamp:
+            if stamp == self._stamp:
+                return
+            try:
                 self._live = {key.id: key for key in read_keys(self._path) if key.revoked is None}
-                self._stamp = stamp
+            except SurroundingsError as error:
+                if self._stamp is None:
+                    raise
+                log.error("The keys stay as they were: %s", error.message)
+            self._stamp = stamp
 
 
 def _new_key(name: str) -> tuple[Key, str]:
@@ -144,7 +152,7 @@ def _serialise(keys: list[Key]) -> str:
 
 
 def _write(path: Path, keys: list[Key]) -> None:
-    storage.write_text(path, _serialise(keys))
+    storage.write_text(path, _serialise(keys), 0o600)
 
 
 @contextmanager

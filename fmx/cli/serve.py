@@ -10,7 +10,7 @@ import typer
 
 
 def serve(
-    package: Annotated[str | None, typer.Argument(help="A package's folder or name.", show_default="latest")] = None,
+    package: Annotated[str | None, typer.Argument(help="A package's folder or name.", show_default="FMX_PACKAGE or latest")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="FMX_WORKERS or 1")] = None,
@@ -28,7 +28,7 @@ def serve(
     if importlib.util.find_spec("bentoml") is None:
         raise missing_extra("cpu,serve", "Serving")
     _check_port_free(host, port)
-    os.environ["FMX_PACKAGE"] = str(find_package(package).resolve())
+    os.environ["FMX_PACKAGE"] = str(find_package(package or os.environ.get("FMX_PACKAGE")).resolve())
     if workers is not None:
         os.environ["FMX_WORKERS"] = str(workers)
     if device is not None:

@@ -173,3 +173,34 @@ def test_pretrained_weights_on_disk_are_used_and_fitted_to_the_size(tmp_path: Pa
 def test_model_without_a_known_head_is_refused() -> None:
     with pytest.raises(ModelError, match="no known head"):
         find_head(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "densenet121", "resnet18"])
+def test_state_of_a_published_kind_loads(name: str) -> None:
+    """MNASNet checks its version, DenseNet's files name `norm.1`, and files from before torch 0.4 count no batches."""
+    import re
+
+    published = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
+        for key, value in build_base_model(name, "none", 32).module.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    load_base(build_base_model(name, "none", 32).module, published, "published")
+
+
+def test_mnasnet_run_is_restored(tmp_path: Path) -> None:
+    from finetune.network import restore_network
+    from finetune.training import train_run
+    from tests.conftest import make_digit_folder
+
+    data = make_digit_folder(tmp_path / "data", 2, 12)
+    run = train_run(data=str(data), model="mnasnet0_5", weights="none", size=32, epochs=1, method="linear-probe")
+    assert restore_network(run).head.layer.weight.shape[0] == 2
+
+
+def test_size_and_name_that_cannot_be_are_model_errors() -> None:
+    from finetune.training import train_run
+
+    for options in ({"model": "/models/resnet18.pth"}, {"model": "vit_b_16", "size": 100, "weights": "none"}):
+        with pytest.raises(ModelError):
+            train_run(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -164,3 +165,42 @@ def test_pixel_limit_is_checked_before_decoding(side: int, spec: ImageInput) -> 
 def test_lower_pixel_limit_is_kept(spec: ImageInput) -> None:
     with pytest.raises(TooLargeError, match="40 x 40"):
         image_row(encode(flat(RED)), spec, max_pixels=1_000)
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_thin_image_is_cropped_before_it_is_resized(size: tuple[int, int]) -> None:
+    """Two hundred bytes of 1 x 60,000 pixels once took gigabytes."""
+    import tracemalloc
+
+    large = ImageInput(height=224, width=224, mean=(0, 0, 0), std=(1, 1, 1))
+    data = encode(Image.new("L", size, 9))
+    tracemalloc.start()
+    assert image_row(data, large).shape == (224, 224, 3)
+    tracemalloc.stop()
+
+
+def test_exif_that_cannot_be_written_again_is_no_fault(spec: ImageInput) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker"
+    data = encode(flat(RED), "JPEG", quality=95, exif=exif)
+    assert centre(image_row(data, spec)) == pytest.approx(RED, abs=4)
+
+
+def test_only_the_decoders_of_the_known_formats_are_reached(spec: ImageInput) -> None:
+    for kind in ("EPS", "TGA", "PCX", "ICO"):
+        with pytest.raises(InputError, match="not in a known image format"):
+            image_row(encode(flat(RED), kind), spec)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_equals_pillows_own(orientation: int, spec: ImageInput) -> None:
+    from PIL import ImageOps
+
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(image, "PNG", exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    assert np.array_equal(image_row(data, spec), expected)

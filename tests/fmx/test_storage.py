@@ -88,3 +88,18 @@ def test_latest_that_names_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs" / "latest").write_text("gone\n")
     with pytest.raises(UsageError, match="gone"):
         storage.resolve(None, "runs", "run.json")
+
+
+def test_name_that_another_command_took_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "m-1"
+    with pytest.raises(UsageError, match="exists"), storage.new_folder(target), storage.new_folder(target) as inner:
+        (inner / "first").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["first"]
+
+
+def test_file_has_the_mode_of_any_file_unless_it_is_secret(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    storage.write_text(tmp_path / "ours", "")
+    storage.write_text(tmp_path / "secret", "", 0o600)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("plain", "ours", "secret")]
+    assert modes == [modes[0], modes[0], 0o600]
