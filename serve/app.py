@@ -38,13 +38,13 @@ def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
             answer = await engine.predict(inputs, top_k)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; it is counted
-        except Exception as unforeseen:
-            error = unforeseen if isinstance(unforeseen, FmxError) else FmxError("Something unforeseen went wrong.", hint="Tell its request id.")
-            if not isinstance(unforeseen, FmxError):
-                log.exception("request %s failed", request_id)
-            elif error.http_status >= 500 and error.http_status not in (503, 504):
+        except FmxError as error:
+            if error.http_status >= 500 and error.http_status not in (503, 504):
                 log.error("request %s failed: %s", request_id, error.message)
             return error_response(error, request_id)
+        except Exception:  # a fault of ours: the client gets the shape of every error, the log the traceback
+            log.exception("request %s failed", request_id)
+            return error_response(FmxError("Something unforeseen went wrong.", hint="Tell its request id."), request_id)
         package, variant = answer.predictor.package, answer.predictor.variant
         model = {"name": package.name, "version": package.manifest.version, "variant": variant.name}
         return json_response({"request_id": request_id, "model": model, "predictions": answer.predictions}, request_id)
