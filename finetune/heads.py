@@ -28,11 +28,14 @@ class Head:
 
 
 def find_head(model: nn.Module) -> Head:
-    """Find the last layer of a classifier.
+    """Find the last layer of a classifier: where timm says it is, else by the attributes that torchvision's families use.
 
     Raises:
         ModelError: no attribute of `HEAD_ATTRIBUTES` holds a Linear or Conv2d.
     """
+    said = _timm_head(model)
+    if said:
+        return said
     for attribute in HEAD_ATTRIBUTES:
         holder = getattr(model, attribute, None)
         if isinstance(holder, nn.Module):
@@ -41,6 +44,18 @@ def find_head(model: nn.Module) -> Head:
                 name, layer = layers[-1]
                 return Head(f"{attribute}.{name}" if name else attribute, layer, _pool_map if isinstance(layer, nn.Conv2d) else _keep)
     raise ModelError(f"{type(model).__name__} has no known head.", hint=f"Its last layer must be under one of: {', '.join(HEAD_ATTRIBUTES)}.")
+
+
+def _timm_head(model: nn.Module) -> Head | None:
+    configuration = getattr(model, "pretrained_cfg", None)
+    path = configuration.get("classifier") if isinstance(configuration, dict) else None
+    if not isinstance(path, str) or not path:
+        return None
+    try:
+        layer = model.get_submodule(path)
+    except AttributeError:
+        return None
+    return Head(path, layer, _keep) if isinstance(layer, nn.Linear) else None
 
 
 def replace_head(model: nn.Module, classes: int) -> Head:

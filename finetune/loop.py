@@ -1,44 +1,57 @@
-"""The training loop. It reads top to bottom and knows neither methods nor files.
+"""The training loop. It knows neither methods nor files: a plan, an objective and a keeper of states come from outside.
 
-Everything random in an epoch comes from one seed and the epoch's number, so the same seed gives the same result and an epoch can be
-repeated by itself.
+Everything random in an epoch comes from one seed, the stage and the epoch's number, so the same seed gives the same result; inside an epoch
+the generators' states are part of a checkpoint, so a resumed training is the unbroken one.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from finetune.averaging import moving_average
+from finetune.checkpoint import Keeper, State
+from finetune.interruption import Interruption
+from finetune.objectives import Objective
+from finetune.optimisation import build_optimiser, rate_factor
 from finetune.plan import Plan
-from finetune.schedule import rate_factor
 from finetune.settings import TrainSettings
+from finetune.speed import autocast, is_out_of_memory
+from finetune.world import World
 from fmx.errors import ModelError
 from fmx.progress import progress
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One line of metrics.jsonl."""
 
+    stage: str
     epoch: int
     train_loss: float
     validation_loss: float
     validation_accuracy: float
     learning_rate: float
     rows_per_second: float
+    waiting: float
+    """Share of the time that the device waited for rows."""
     seconds: float
 
 
 @dataclass
 class Fit:
-    """What the loop ends with: every epoch's numbers, and the module's state at the best of them."""
+    """What a stage has come to: every epoch's numbers, and the weights at the best of them."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -54,94 +67,281 @@ class Fit:
         if self.best is epoch:
             self.best_state = copy.deepcopy(module.state_dict())
 
+    def is_over(self, epochs: int, patience: int) -> bool:
+        """Say whether all epochs are done, or `patience` of them went by without a better one."""
+        return len(self.epochs) >= epochs or (bool(self.epochs) and len(self.epochs) - self.best.epoch >= patience)
 
-def fit(
-    plan: Plan,
-    train_labels: Tensor,
-    validation_labels: Tensor,
-    loss: Loss,
-    settings: TrainSettings,
-    device: torch.device,
-    on_epoch: Callable[[Epoch], None],
-) -> Fit:
-    """Train a plan and leave its module at the best epoch.
 
-    Args:
-        plan: from a method.
-        train_labels: int64 [n], in the order of the plan's inputs.
-        validation_labels: int64 [m].
-        loss: of logits [b, classes] and labels [b]; the label smoothing in it is a matter of training alone.
-        settings: epochs, batch size, warm-up, patience and seed.
-        device: where the module lives.
-        on_epoch: called after each epoch.
+class _Inline(Executor):
+    """Runs work when its result is asked for."""
 
-    Raises:
-        ModelError: the loss became NaN or infinite.
-    """
-    module, result = plan.module, Fit()
-    optimiser = torch.optim.AdamW([{**group, "lr": group["peak"]} for group in plan.groups])
-    steps_an_epoch = len(_batches(torch.arange(len(train_labels)), settings.batch_size))
-    steps = steps_an_epoch * settings.epochs
-    for number in range(settings.epochs):
-        generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
-        torch.manual_seed(settings.seed * 100_003 + number)  # dropout and stochastic depth
-        order = torch.randperm(len(train_labels), generator=generator)
-        started, total_loss, peak_rate = time.perf_counter(), 0.0, 0.0
-        module.train()
-        with progress(f"epoch {number + 1}/{settings.epochs}", len(order)) as advance:
-            for position, index in enumerate(_batches(order, settings.batch_size)):
-                factor = rate_factor(number * steps_an_epoch + position, steps, settings.warmup)
-                for group in optimiser.param_groups:
-                    group["lr"] = group["peak"] * factor
-                peak_rate = max(peak_rate, max(group["lr"] for group in optimiser.param_groups))
-                logits = module(plan.batch(plan.train_inputs[index], generator))
-                batch_loss = loss(logits, train_labels[index].to(device))
-                optimiser.zero_grad(set_to_none=True)
-                batch_loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                total_loss += _finite(float(batch_loss.detach())) * len(index)
+    def submit(self, work: Callable[..., Any], /, *arguments: Any) -> Any:  # type: ignore[override]
+        return _Later(partial(work, *arguments))
+
+
+@dataclass(frozen=True)
+class _Later:
+    result: Callable[[], Any]
+
+
+class Trainer:
+    """One stage while it is trained: what it trains with, and everything that changes."""
+
+    def __init__(self, plan: Plan, objective: Objective, settings: TrainSettings, stage: str, epochs: int, precision: str, world: World, say: Say):
+        self.plan, self.objective, self.settings = plan, objective, settings
+        self.stage, self.epochs, self.precision, self.world, self.say = stage, epochs, precision, world, say
+        self.device = next(plan.module.parameters()).device
+        self.batch_size = int(settings.batch_size)
+        _freeze_norms(plan.module, every=plan.freeze_statistics)
+        self.running, self.optimiser = world.prepare(plan.module, build_optimiser(plan.groups, settings.optimiser))
+        if settings.compile:
+            self.running = torch.compile(self.running)  # type: ignore[assignment]
+        self.average = moving_average(plan.module, settings.ema) if settings.ema else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.generator = torch.Generator()
+        self.fit = Fit()
+        self.parts = settings.accumulate
+        self.position = 0  # batches done in the running epoch
+        self.loss_sum = self.seconds = self.waited = 0.0
+
+    def run(self, keeper: Keeper | None, interruption: Interruption, on_epoch: Callable[[Fit], None]) -> Fit:
+        """Train to the end and leave the plan's module with the weights of the best epoch.
+
+        Args:
+            keeper: writes states; None where another process does.
+            interruption: asked after each step.
+            on_epoch: called after each epoch.
+
+        Raises:
+            ModelError: the loss became NaN or infinite, or not even one row fits into memory.
+            SystemExit, KeyboardInterrupt: a signal asked for it; the state is saved.
+        """
+        while not self.fit.is_over(self.epochs, self.settings.patience):
+            self._train_epoch(keeper, interruption)
+            module = self.average.module if self.average is not None else self.plan.module
+            loss, accuracy = evaluate(module, self.plan, self.world, self.precision)
+            self.fit.add(self._summary(loss, accuracy), module)
+            self.position, self.loss_sum, self.seconds, self.waited = 0, 0.0, 0.0, 0.0
+            on_epoch(self.fit)
+            if keeper is not None and keeper.is_due(epoch_ended=True):
+                keeper.save(self.state())
+            self._stop_if_asked(keeper, interruption)
+        self.plan.module.load_state_dict(self.fit.best_state)
+        return self.fit
+
+    def _train_epoch(self, keeper: Keeper | None, interruption: Interruption) -> None:
+        number = len(self.fit.epochs)
+        batches = self._batches(number)
+        if self.position == 0:
+            seed = self.settings.seed * 100_003 + number + 7_919 * len(self.stage)
+            self.generator.manual_seed(seed + 1 + self.world.rank)
+            torch.manual_seed(seed + self.world.rank)  # dropout, stochastic depth, torchvision's augmentations
+        self.plan.module.train()
+        _freeze_norms(self.plan.module, every=self.plan.freeze_statistics)
+        started = time.perf_counter() - self.seconds
+        steps = len(batches) * self.epochs
+        rest = batches[self.position :]
+        with progress(f"{self.stage} {number + 1}/{self.epochs}", sum(map(len, batches))) as advance:
+            advance(sum(map(len, batches[: self.position])))
+            for index, inputs in self._gathered(rest):
+                self._set_rates(rate_factor(number * len(batches) + self.position, steps, self.settings.warmup, self.settings.schedule))
+                self.loss_sum += self._finite(self._step(index, inputs)) * len(index)
+                self.position += 1
                 advance(len(index))
-        seconds = time.perf_counter() - started
-        validation_loss, validation_accuracy = evaluate(plan, validation_labels, device)
-        epoch = Epoch(
-            epoch=number + 1,
-            train_loss=total_loss / len(order),
+                self.seconds = time.perf_counter() - started
+                if keeper is not None and keeper.is_due(epoch_ended=False):
+                    keeper.save(self.state())
+                self._stop_if_asked(keeper, interruption)
+
+    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+        """Cut an epoch's order, the same in every process, into batches."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
+        labels = self.plan.train_labels
+        if self.settings.balance == "sampler":
+            weights = 1.0 / torch.bincount(labels).clamp(min=1)[labels].double()
+            order = torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+        else:
+            order = torch.randperm(len(labels), generator=generator)
+        return split_order(order, self.batch_size, least=2 * self.world.size)
+
+    def _gathered(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give (index, inputs) of this process's share.
+
+        For a GPU the next batch is gathered and pinned while it works on this one; on a CPU a second thread would only take its cores.
+        """
+
+        def gather(index: Tensor) -> Tensor:
+            inputs = self.plan.train_inputs[self.world.share(index)]
+            return inputs.pin_memory() if self.device.type == "cuda" else inputs
+
+        with ThreadPoolExecutor(1) if self.device.type == "cuda" else _Inline() as pool:
+            coming = pool.submit(gather, batches[0]) if batches else None
+            for position, index in enumerate(batches):
+                asked = time.perf_counter()
+                inputs = coming.result()  # type: ignore[union-attr]
+                self.waited += time.perf_counter() - asked
+                coming = pool.submit(gather, batches[position + 1]) if position + 1 < len(batches) else None
+                yield index, inputs
+
+    def _step(self, index: Tensor, inputs: Tensor) -> float:
+        """Take one optimiser step on a batch of all processes, in as many parts as memory needs, and give its mean loss."""
+        labels = self.plan.train_labels[self.world.share(index)].to(self.device)
+        while True:
+            before = self.generator.get_state(), torch.get_rng_state()
+            try:
+                loss = self._accumulate(inputs, labels, len(index))
+                break
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._split_finer(len(labels), error)
+                self.generator.set_state(before[0])
+                torch.set_rng_state(before[1])
+        self.scaler.unscale_(self.optimiser)
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.plan.module.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.plan.module)
+        return self.world.sums([loss])[0] if self.world.size > 1 else loss
+
+    def _accumulate(self, inputs: Tensor, labels: Tensor, rows: int) -> float:
+        """Add up the gradient of a batch over its parts; each row counts the same whatever part it is in.
+
+        Processes' gradients are averaged, so each one's loss is scaled by their number.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for part_inputs, part_labels in zip(torch.tensor_split(inputs, self.parts), torch.tensor_split(labels, self.parts), strict=True):
+            if not len(part_labels):
+                continue
+            with autocast(self.precision, self.device):
+                images = self.plan.batch(part_inputs, self.generator)
+                loss = self.objective(self.running, images, part_labels, self.generator) * (len(part_labels) / rows)
+            self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def _split_finer(self, rows: int, error: BaseException) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.parts * 2 > rows:
+            raise ModelError("Not even two rows of a batch fit into memory.", hint="Use a smaller --size or a smaller --model.") from error
+        self.parts *= 2
+        self.say(f"Memory ran out: each batch is now cut into {self.parts} parts; its gradient stays the same.")
+
+    def _set_rates(self, factor: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise ModelError("The training diverged: the loss is no longer a number.", hint="Lower the learning rate, for example --lr 1e-4.")
+        return loss
+
+    def _stop_if_asked(self, keeper: Keeper | None, interruption: Interruption) -> None:
+        if not self.world.any(interruption.number is not None):
+            return
+        if keeper is not None:
+            keeper.save(self.state())
+            self.say("Interrupted; the state is saved.")
+        interruption.stop()
+
+    def _summary(self, validation_loss: float, validation_accuracy: float) -> Epoch:
+        rows = len(self.plan.train_labels)
+        return Epoch(
+            stage=self.stage,
+            epoch=len(self.fit.epochs) + 1,
+            train_loss=self.loss_sum / rows,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            learning_rate=peak_rate,
-            rows_per_second=len(order) / seconds,
-            seconds=seconds,
+            learning_rate=max(group["lr"] for group in self.optimiser.param_groups),
+            rows_per_second=rows / max(self.seconds, 1e-9),
+            waiting=self.waited / max(self.seconds, 1e-9),
+            seconds=self.seconds,
         )
-        result.add(epoch, module)
-        on_epoch(epoch)
-        if epoch.epoch - result.best.epoch >= settings.patience:
-            break
-    module.load_state_dict(result.best_state)
-    return result
+
+    def state(self) -> State:
+        """Give everything that `restore` needs to go on exactly here."""
+        tensors = {f"module.{key}": value for key, value in self.plan.module.state_dict().items()}
+        tensors |= {f"best.{key}": value for key, value in self.fit.best_state.items()}
+        if self.average is not None:
+            tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for number, slots in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
+        tensors["random.generator"] = self.generator.get_state()
+        tensors["random.torch"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        facts = {
+            "stage": self.stage,
+            "epochs": [asdict(epoch) for epoch in self.fit.epochs],
+            "position": self.position,
+            "loss_sum": self.loss_sum,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "parts": self.parts,
+            "scaler": self.scaler.state_dict(),
+        }
+        return State(tensors, facts)
+
+    def restore(self, state: State) -> None:
+        """Go back to a state of this stage."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(f"{name}."): value for key, value in state.tensors.items() if key.startswith(f"{name}.")}
+
+        self.plan.module.load_state_dict(part("module"))
+        if self.average is not None:
+            self.average.load_state_dict(part("average"))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimiser").items():
+            number, _, slot = key.partition(".")
+            slots.setdefault(int(number), {})[slot] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+        self.scaler.load_state_dict(state.facts["scaler"])
+        self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"))
+        for name in ("position", "loss_sum", "seconds", "waited", "parts"):
+            setattr(self, name, state.facts[name])
+        self.generator.set_state(state.tensors["random.generator"])
+        torch.set_rng_state(state.tensors["random.torch"])
+        if "random.cuda" in state.tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors["random.cuda"], self.device)
 
 
 @torch.inference_mode()
-def evaluate(plan: Plan, labels: Tensor, device: torch.device, batch_size: int = 128) -> tuple[float, float]:
-    """Give plain cross-entropy and accuracy on the validation rows."""
-    plan.module.eval()
+def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_size: int = 128) -> tuple[float, float]:
+    """Give plain cross-entropy and accuracy on the validation rows, each counted once however many processes there are."""
+    module.eval()
+    device = next(module.parameters()).device
     loss, correct = 0.0, 0
-    for start in range(0, len(labels), batch_size):
-        logits = plan.module(plan.batch(plan.validation_inputs[start : start + batch_size], None))
-        wanted = labels[start : start + batch_size].to(device)
+    mine = world.share(torch.arange(len(plan.validation_labels)))
+    for index in torch.split(mine, batch_size):
+        with autocast(precision, device):
+            logits = module(plan.batch(plan.validation_inputs[index], None)).float()
+        wanted = plan.validation_labels[index].to(device)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         correct += int((logits.argmax(dim=1) == wanted).sum())
-    return loss / len(labels), correct / len(labels)
+    loss, right = world.sums([loss, correct]) if world.size > 1 else (loss, float(correct))
+    return loss / len(plan.validation_labels), right / len(plan.validation_labels)
 
 
-def _batches(order: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Cut an epoch's order into batches; a last batch of one row joins the one before, since batch norm cannot learn from one row."""
+def split_order(order: Tensor, size: int, least: int = 2) -> tuple[Tensor, ...]:
+    """Cut an epoch's order into batches; a last batch of fewer rows than `least` joins the one before.
+
+    Batch norm cannot learn from one row, nor a process from none.
+    """
     batches = torch.split(order, size)
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) < least:
         return (*batches[:-2], torch.cat(batches[-2:]))
     return batches
 
 
-def _finite(loss: float) -> float:
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise ModelError("The training diverged: the loss is no longer a number.", hint="Lower the learning rate, for example --lr 1e-4.")
-    return loss
+def _freeze_norms(module: nn.Module, *, every: bool) -> None:
+    """Keep norms whose weights are frozen, or every norm, from counting batches (pytorch#86590): `train()` would start them again."""
+    for part in module.modules():
+        own = list(part.parameters(recurse=False))
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (every or (own and not any(parameter.requires_grad for parameter in own))):
+            part.eval()

@@ -22,6 +22,7 @@ class Network(nn.Module):
     def __init__(self, body: nn.Module, spec: ImageInput) -> None:
         super().__init__()
         self.body = body
+        self.spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
@@ -33,6 +34,10 @@ class Network(nn.Module):
     def normalise(self, rows: Tensor) -> Tensor:
         """Turn uint8 [n, h, w, 3] into normalised float32 [n, 3, h, w] in channels-last memory, which is what the rows already are."""
         return (rows.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Undo the normalisation: float [n, 3, h, w] on 0..255."""
+        return images * self.std + self.mean
 
     def forward(self, rows: Tensor) -> Tensor:
         """Give logits float32 [n, classes] for rows uint8 [n, h, w, 3]."""
@@ -48,8 +53,29 @@ def build_network(name: str, weights: str, size: int, classes: int) -> tuple[Net
     return Network(base.module, spec), base, spec
 
 
+def continue_network(run: Run, size: int, labels: tuple[str, ...]) -> tuple[Network, BaseModel, ImageInput]:
+    """Build a network from a finished run's weights, its head included where the labels are the same.
+
+    Raises:
+        ModelError: the run's weights do not fit its model as built here, or the size.
+    """
+    info = run.info
+    base = build_base_model(info.model, "none", size)
+    origin = f"run {info.name} ({info.weights_origin})"
+    spec = info.input.model_copy(update={"height": size, "width": size})
+    base = BaseModel(base.module, origin, spec.mean, spec.std, spec.interpolation)
+    if info.labels == labels:
+        replace_head(base.module, len(labels))
+        _load(base.module, run)
+    else:
+        replace_head(base.module, len(info.labels))
+        _load(base.module, run)
+        replace_head(base.module, len(labels))
+    return Network(base.module, spec), base, spec
+
+
 def restore_network(run: Run) -> Network:
-    """Rebuild a run's network with its best weights, on the CPU, ready to evaluate.
+    """Rebuild a run's network with its best weights, its temperature in the head, on the CPU, ready to evaluate.
 
     Raises:
         ModelError: this version of fmx or torchvision builds another architecture under the run's model name.
@@ -57,13 +83,31 @@ def restore_network(run: Run) -> Network:
     info = run.info
     base = build_base_model(info.model, "none", info.input.height)
     replace_head(base.module, len(info.labels))
+    _load(base.module, run)
+    network = Network(base.module, info.input).eval()
+    apply_temperature(network, info.temperature)
+    return network
+
+
+def _load(module: nn.Module, run: Run) -> None:
     try:
-        state = base.module.state_dict()  # keeps its version metadata, which MNASNet checks
+        state = module.state_dict()  # keeps its version metadata, which MNASNet checks
         loaded = load_file(run.weights)
         if set(loaded) != set(state):
             raise RuntimeError(f"{len(set(loaded) ^ set(state))} tensors have other names")
         state.update(loaded)
-        base.module.load_state_dict(state)
+        module.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"{run.weights.name} does not fit {info.model} as built here: {error}", hint="Train again with: fmx train") from error
-    return Network(base.module, info.input).eval()
+        raise ModelError(f"{run.weights.name} does not fit {run.info.model} as built here: {error}", hint="Train again with: fmx train") from error
+
+
+@torch.no_grad()
+def apply_temperature(network: Network, temperature: float) -> None:
+    """Divide every logit by a temperature (Guo et al. 2017, arXiv:1706.04599) by dividing the head's weights: no graph needs a node for it.
+
+    What follows a head (SqueezeNet's ReLU and mean) is positively homogeneous, so this holds for every family.
+    """
+    layer = network.head.layer
+    layer.weight.div_(temperature)
+    if layer.bias is not None:
+        layer.bias.div_(temperature)

@@ -9,23 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.network import Network
+from finetune.settings import TrainSettings
 from fmx.data.rows import Rows
 
 Batch = Callable[[Tensor, torch.Generator | None], Tensor]
 """Turns a slice of the inputs into the module's input; with a generator (training), rows may be augmented."""
 
 
+def _nothing() -> None:
+    """Nothing is left to do."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A training that the loop can run without knowing the method."""
+    """A stage of a training that the loop can run without knowing the method."""
 
     module: nn.Module
     """Takes what `batch` gives and returns logits [n, classes]. What of it is frozen stays frozen in `module.train()`."""
     train_inputs: Tensor
+    """[n, ...]"""
+    train_labels: Tensor
+    """int64 [n]"""
     validation_inputs: Tensor
+    validation_labels: Tensor
     batch: Batch
     groups: list[dict[str, Any]]
-    """Optimiser groups, each with its peak rate under `peak`."""
+    """Optimiser groups, each with its peak rate under `peak`; the first group is the one that `--lr` speaks of."""
+    freeze_statistics: bool = False
+    """Whether all batch norms keep their statistics; those with frozen weights do in any case."""
+    on_images: bool = True
+    """Whether the module takes images, so that mixing, attacks and a teacher make sense."""
+    finish: Callable[[], None] = _nothing
+    """Called once with the best weights loaded (LoRA merges here)."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +53,15 @@ class Inputs:
     may_flip: bool
     cache_key: str
     """SHA-256 over base weights and preprocessing; with a row fingerprint it names cached features."""
+
+
+MakePlan = Callable[[Network, Inputs, TrainSettings, torch.device], Plan]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a method: its name for people, and how its plan is made once the stages before it are done."""
+
+    name: str
+    plan: MakePlan
+    epochs: Callable[[TrainSettings], int] = lambda settings: settings.epochs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from finetune.loop import Epoch, Fit
-from finetune.network import Network
+from finetune.measurement import Measured
 from fmx import host, storage
 from fmx.contract import RunInfo
 from fmx.data.rows import Rows
@@ -20,67 +21,68 @@ from fmx.errors import disk_errors
 from fmx.report import charts, render
 from fmx.run import RUN_FILE, WEIGHTS_FILE
 
-WORST_MISTAKES = 12
+MISTAKES = 12
 
 
-def write_run(folder: Path, network: Network, facts: dict[str, Any], fitted: Fit, probabilities: np.ndarray, test: Rows) -> RunInfo:
-    """Write everything but metrics.jsonl, which the loop's epochs were appended to.
+def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Measured, test: Rows) -> RunInfo:
+    """Write what a finished run holds beside its metrics and curves; run.json comes last, for it makes the folder a run.
 
     Args:
-        folder: the working folder.
-        network: at its best epoch.
+        folder: of the run.
         facts: the fields of `RunInfo` that the training knows.
-        fitted: the epochs.
-        probabilities: float [n, classes], of the test rows.
+        fits: one a stage.
+        measured: the network at its best epoch, measured on the test rows.
         test: the test rows.
     """
     with disk_errors("writing the run"):
-        state = {key: value.detach().cpu().contiguous() for key, value in network.body.state_dict().items()}
+        state = {key: value.contiguous() for key, value in measured.weights.items()}
         storage.write_bytes(folder / WEIGHTS_FILE, save(state))
-        _write_tensorboard(folder / "tensorboard", fitted.epochs)
     info = RunInfo(
         **facts,
-        accuracy=facts["metrics"]["accuracy"],
-        best_epoch=fitted.best.epoch,
-        epochs=len(fitted.epochs),
+        metrics=measured.metrics,
+        accuracy=measured.metrics["accuracy"],
+        temperature=measured.temperature,
+        best_epoch=fits[-1].best.epoch,
+        epochs=len(fits[-1].epochs),
         weights_sha256=storage.sha256_file(folder / WEIGHTS_FILE),
         tools=host.library_versions(),
         host=host.describe(),
         created=host.now(),
     )
-    storage.write_text(folder / "report.html", _report(info, fitted, probabilities, test))
+    storage.write_text(folder / "report.html", _report(info, [epoch for fit in fits for epoch in fit.epochs], measured.probabilities, test))
     storage.write_text(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
     return info
 
 
-def _write_tensorboard(folder: Path, epochs: list[Epoch]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for epoch in epochs:
-            for name in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "rows_per_second"):
-                writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
-
-
-def _report(info: RunInfo, fitted: Fit, probabilities: np.ndarray, test: Rows) -> str:
-    numbers = [epoch.epoch for epoch in fitted.epochs]
-    losses = {"train": [epoch.train_loss for epoch in fitted.epochs], "validation": [epoch.validation_loss for epoch in fitted.epochs]}
-    accuracies = {"validation": [epoch.validation_accuracy for epoch in fitted.epochs]}
+def _report(info: RunInfo, epochs: list[Epoch], probabilities: np.ndarray, test: Rows) -> str:
+    steps = list(range(1, len(epochs) + 1))
+    losses = {"train": [epoch.train_loss for epoch in epochs], "validation": [epoch.validation_loss for epoch in epochs]}
+    accuracies = {"validation": [epoch.validation_accuracy for epoch in epochs]}
     return render(
         "run.html.j2",
         info=info,
-        loss_chart=charts.lines(numbers, losses, "loss", "epoch"),
-        accuracy_chart=charts.lines(numbers, accuracies, "accuracy", "epoch", most=1.0),
-        rate_chart=charts.lines(numbers, {"peak rate": [epoch.learning_rate for epoch in fitted.epochs]}, "learning rate", "epoch"),
+        loss_chart=charts.lines(steps, losses, "loss", "epoch"),
+        accuracy_chart=charts.lines(steps, accuracies, "accuracy", "epoch", most=1.0),
+        rate_chart=charts.lines(steps, {"rate": [epoch.learning_rate for epoch in epochs]}, "learning rate", "epoch"),
+        range_chart=_range_chart(info.metrics.get("range_test")),
         confusion_chart=charts.matrix(info.metrics["confusion"], info.labels),
-        mistakes=_worst_mistakes(info, probabilities, test),
+        waiting=sum(epoch.waiting * epoch.seconds for epoch in epochs) / max(1e-9, sum(epoch.seconds for epoch in epochs)),
+        confident=_mistakes(info, probabilities, test, probabilities.max(axis=1)),
+        worst=_mistakes(info, probabilities, test, -probabilities[np.arange(len(test)), test.labels]),
     )
 
 
-def _worst_mistakes(info: RunInfo, probabilities: np.ndarray, test: Rows) -> list[dict[str, Any]]:
+def _range_chart(curve: list[tuple[float, float]] | None) -> str:
+    if not curve:
+        return ""
+    return charts.lines([math.log10(rate) for rate, _ in curve], {"range test": [loss for _, loss in curve]}, "loss", "log10 of rate")
+
+
+def _mistakes(info: RunInfo, probabilities: np.ndarray, test: Rows, order: np.ndarray) -> list[dict[str, Any]]:
+    """Give wrongly answered test rows as thumbnails, those with the highest `order`, float [n], first."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != test.labels)
-    wrong = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:WORST_MISTAKES]
+    wrong = wrong[np.argsort(-order[wrong], kind="stable")][:MISTAKES]
     return [
         {
             "image": _data_url(test.images[i]),
@@ -88,6 +90,7 @@ def _worst_mistakes(info: RunInfo, probabilities: np.ndarray, test: Rows) -> lis
             "said": info.labels[predicted[i]],
             "score": float(probabilities[i].max()),
             "true": info.labels[test.labels[i]],
+            "true_score": float(probabilities[i, test.labels[i]]),
         }
         for i in wrong
     ]

@@ -1,14 +1,50 @@
-"""Every setting of a training, typed and checked at once before step one, and written to run.json in full."""
+"""Every setting of a training, typed and checked at once before step one, and written to run.json in full.
+
+What a method does when it is not told (rates, say) is in `METHOD_DEFAULTS`, so that one screen answers "what does it train with?".
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmx.settings import check
 
 EMBEDDED_MODEL = "efficientnet_lite0"
+
+METHODS = ("finetune", "linear-probe", "lp-ft", "lora", "norm-bias")
+
+METHOD_DEFAULTS: dict[str, dict[str, float]] = {
+    "finetune": {"adamw": 1e-3, "sgd": 2e-2, "head_lr_factor": 10.0},
+    "linear-probe": {"adamw": 1e-2, "sgd": 0.5, "head_lr_factor": 1.0},
+    "lp-ft": {"adamw": 5e-4, "sgd": 1e-2, "head_lr_factor": 2.0},
+    "lora": {"adamw": 2e-3, "sgd": 5e-2, "head_lr_factor": 5.0},
+    "norm-bias": {"adamw": 3e-3, "sgd": 5e-2, "head_lr_factor": 3.0},
+}
+"""Peak rate by optimiser, and the head's rate over it, unless --lr and --head-lr-factor say otherwise."""
+
+
+def _number_or_word(value: Any) -> Any:
+    """Read `auto` as a word and everything else that can be one as a number, so that a fault is reported once and not per kind."""
+    try:
+        return float(value) if isinstance(value, str) and value != "auto" else value
+    except ValueError:
+        raise ValueError("it must be a number or auto") from None
+
+
+def _is_auto_or(low: float, strict: bool) -> BeforeValidator:
+    def read(value: Any) -> Any:
+        value = _number_or_word(value)
+        if value not in (None, "auto") and not (value > low if strict else value >= low):
+            raise ValueError(f"it must be {'above' if strict else 'at least'} {low:g}, or auto")
+        return value
+
+    return BeforeValidator(read)
+
+
+Rate = Annotated[float | Literal["auto"] | None, _is_auto_or(0, strict=True)]
+BatchSize = Annotated[int | Literal["auto"], _is_auto_or(2, strict=False)]
 
 
 class TrainSettings(BaseModel):
@@ -17,26 +53,114 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = "digits"
+    group_by: str | None = None
+    """Manifests: a column; folders: a pattern. Rows of one group never get into two splits."""
+    allow_leakage: bool = False
+    on_bad_image: Literal["skip", "error"] = "skip"
     model: str = EMBEDDED_MODEL
     weights: str = "default"
-    method: Literal["finetune", "linear-probe"] = "finetune"
+    method: Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"] = "finetune"
     epochs: int = Field(default=16, ge=1, le=10_000)
+    probe_epochs: int = Field(default=10, ge=1, le=10_000)
+    """Of lp-ft's first stage."""
+    probe_views: int = Field(default=0, ge=0, le=64)
+    """Augmented views of each training row whose features are cached beside the plain ones (linear-probe, lp-ft)."""
+    lora_rank: int = Field(default=8, ge=1, le=512)
     size: int | None = Field(default=None, ge=8, le=2048)
-    batch_size: int = Field(default=32, ge=2, le=65_536)
-    lr: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the head (linear-probe) or of the base model (finetune; the head's is `head_lr_factor` times this)."""
-    head_lr_factor: float = Field(default=10.0, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    batch_size: BatchSize = 32
+    """Rows an optimiser step, over all processes. auto: the fastest that fits, measured."""
+    norm_statistics: Literal["auto", "frozen", "batch"] = "auto"
+    """Whether batch norms keep the base model's statistics or take each batch's. auto: frozen on pretrained weights, which is both faster and,
+    on small data, more accurate; batch from random ones."""
+    accumulate: int = Field(default=1, ge=1, le=1024)
+    """Parts that a batch is cut into to save memory; the gradient stays the whole batch's. Raised when memory runs out."""
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr: Rate = None
+    """Peak rate of what is trained of the base model (linear-probe: of the head). auto: a range test."""
+    head_lr_factor: float | None = Field(default=None, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each layer's rate is this times that of the layer above it."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps in which the rate rises from near zero to its peak."""
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    augment: bool = True
-    """Random scale, shift and small rotation of training rows, and mirroring where the data allow it (finetune only)."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     patience: int = Field(default=8, ge=1)
     """Epochs without a better validation accuracy, or a lower loss at the same accuracy, after which training stops."""
+
+    augment: Literal["light", "trivial", "rand", "none"] = "light"
+    """light: scale, shift and turn a little, mirror where the data allow it. trivial: TrivialAugment. rand: RandAugment."""
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    mixup: float = Field(default=0.0, ge=0, le=10)
+    """Alpha of the Beta distribution; 0 is off."""
+    cutmix: float = Field(default=0.0, ge=0, le=10)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Before the head; None keeps what the model has."""
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
+    """Stochastic depth of the last block, rising linearly from the first; None keeps what the model has."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the weights' moving average that is then evaluated and kept; 0 is off."""
+    balance: Literal["none", "weights", "sampler"] = "none"
+    """For rare classes: a heavier loss, or drawn more often."""
+
+    adversarial: Literal["none", "fgsm", "pgd"] = "none"
+    adversarial_eps: float = Field(default=4.0, gt=0, le=255)
+    """Largest change of a pixel, of 255."""
+    adversarial_steps: int = Field(default=3, ge=1, le=100)
+    """Of PGD in training; robust accuracy is measured with 10."""
+    teacher: str | None = None
+    """A run whose probabilities are imitated."""
+    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    distill_temperature: float = Field(default=2.0, gt=0)
+    unlabelled: str | None = None
+    """A folder of images without labels, learnt from by FixMatch."""
+    unlabelled_ratio: int = Field(default=2, ge=1, le=16)
+    """Unlabelled rows for each labelled row of a batch."""
+    unlabelled_threshold: float = Field(default=0.95, gt=0, lt=1)
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    """A checkpoint is written after each epoch, and inside one after so many minutes."""
+    track: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Beside TensorBoard, which is always written."""
+
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     name: str | None = None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> TrainSettings:
+        on_images = {
+            "--mixup": self.mixup > 0,
+            "--cutmix": self.cutmix > 0,
+            "--adversarial": self.adversarial != "none",
+            "--teacher": self.teacher is not None,
+            "--unlabelled": self.unlabelled is not None,
+            "--gradient-checkpointing": self.gradient_checkpointing,
+            "--layer-decay": self.layer_decay != 1,
+            "--drop-path": self.drop_path is not None,
+        }
+        asked = [option for option, is_on in on_images.items() if is_on]
+        if self.method == "linear-probe" and asked:
+            raise ValueError(f"{', '.join(asked)} cannot be combined with --method linear-probe, which trains on stored features; try lp-ft")
+        if self.mixup and self.cutmix == 0 and self.unlabelled:
+            raise ValueError("--mixup cannot be combined with --unlabelled, whose pseudo-labels need unmixed rows")
+        if "probe_views" in self.model_fields_set and self.probe_views and self.method not in ("linear-probe", "lp-ft"):
+            raise ValueError(f"--probe-views does nothing for --method {self.method}")
+        return self
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak rate when `lr` is a number or None; a range test replaces `auto` before it is asked for."""
+        return self.lr if isinstance(self.lr, float | int) else METHOD_DEFAULTS[self.method][self.optimiser]
+
+    @property
+    def head_factor(self) -> float:
+        """The head's rate over `peak_rate`."""
+        return self.head_lr_factor or METHOD_DEFAULTS[self.method]["head_lr_factor"]
 
 
 def check_settings(values: dict[str, Any]) -> TrainSettings:

@@ -1,142 +1,242 @@
-"""The story of a training: settings, data, network, method, loop, measurement, run. `fmx train` and `fmx.train` are this function."""
+"""The story of a training: settings, data, network, stages, measurement, run. `fmx train` and `fmx.train` are this function."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune.base_models import check_model_name
-from finetune.downloads import ensure_downloaded
-from finetune.evaluation import eager_probabilities
-from finetune.loop import Epoch, fit
+from finetune import checkpoint
+from finetune.blocks import checkpoint_gradients
+from finetune.checkpoint import Keeper, load_state, read_training, write_training
+from finetune.interruption import Interruption, interruptible
+from finetune.job import Job, Say, architecture, base_key, check_model, open_job
+from finetune.loop import Epoch, Fit, Trainer, split_order
+from finetune.measurement import measure_network
 from finetune.methods import METHODS
-from finetune.network import Network, build_network
-from finetune.plan import Inputs
+from finetune.network import Network
+from finetune.objectives import Objective, build_objective
+from finetune.optimisation import range_test
+from finetune.plan import Inputs, Plan, Stage
 from finetune.run_writer import write_run
-from finetune.settings import check_settings
-from finetune.tasks.image_classification import measure, smoothed_cross_entropy
+from finetune.settings import TrainSettings, check_settings
+from finetune.speed import autocast, choose_batch_size, choose_precision
+from finetune.trackers import Trackers
+from finetune.workplace import check_space, find_unfinished, kept_if_resumable, reserve
+from finetune.world import open_world
 from fmx import storage
-from fmx.contract import ImageInput
-from fmx.data import Source, open_source
-from fmx.data.rows import Rows, read_splits
-from fmx.errors import SurroundingsError
-from fmx.run import Run
+from fmx.errors import DataError, UsageError
+from fmx.run import Run, load_run
 from fmx.tasks.image_classification import ImageClassification
 
-Say = Callable[[str], None]
-"""Takes a line for a person."""
 
-
-def train_run(out: Path | str | None = None, say: Say | None = None, **options: Any) -> Run:
+def train_run(out: Path | str | None = None, say: Say | None = None, *, resume: str | None = None, **options: Any) -> Run:
     """Fine-tune a base model and leave a run.
 
     Args:
         out: the folder of runs; default `runs/` in `FMX_HOME`.
         say: called with lines for a person; default silent.
+        resume: the folder or name of a run that was interrupted; its own settings are taken.
         options: the fields of `TrainSettings`.
 
     Raises:
-        UsageError, DataError, ModelError, SurroundingsError: see `fmx.errors`; nothing is left behind.
+        UsageError, DataError, ModelError, SurroundingsError: see `fmx.errors`; a training that had a state keeps it, and the hint says so.
+        SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C; the state is saved first.
     """
-    settings = check_settings(options)
-    say = say or _nothing
-    check_model_name(settings.model)
+    started = time.perf_counter()
     runs = Path(out) if out else storage.home() / "runs"
-    name = storage.check_name(settings.name) if settings.name else storage.next_name(runs, settings.model)
-    storage.check_free(runs / name)
-    device = choose_device(settings.device)
-    torch.manual_seed(settings.seed)
+    if resume is not None:
+        folder, settings = find_unfinished(resume, runs), _settings_of(resume, runs, options)
+    else:
+        folder, settings = None, check_settings(options)
+        check_model(settings.model)
+        if settings.name and (runs / storage.check_name(settings.name)).exists():
+            reserve(runs, settings.model, settings.name)  # raises what is to be said, before the data are read
+    world = open_world(settings.device)
+    tell: Say = say if say and world.is_first else _nothing
 
-    ensure_downloaded(settings.data)
-    source = open_source(settings.data, settings.seed)
-    size = settings.size or source.suggested_size
-    network, base, spec = build_network(settings.model, settings.weights, size, len(source.labels))
-    rows = read_splits(source, spec)
-    _describe(source, rows, size, say)
+    def place() -> Path:
+        made: Path = folder or world.agree(reserve(runs, settings.model, settings.name) if world.is_first else None)
+        return made
 
-    with storage.new_folder(runs / name) as folder:
-        started = time.perf_counter()
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        inputs = Inputs(rows["train"], rows["validation"], source.may_flip, _base_key(network, spec))
-        plan = METHODS[settings.method](network, inputs, settings, device)
-        say(f"{settings.model} ({base.weights_origin}), {settings.method} on {device}: {_trained_share(network)}.")
-        fitted = fit(
-            plan,
-            torch.from_numpy(rows["train"].labels),
-            torch.from_numpy(rows["validation"].labels),
-            smoothed_cross_entropy(settings.label_smoothing),
-            settings,
-            device,
-            lambda epoch: _record(epoch, folder, say),
+    job = open_job(settings, world, tell, place)
+    with kept_if_resumable(job.folder, resuming=resume is not None) if world.is_first else nullcontext():
+        return _train(job, started)
+
+
+def _settings_of(resume: str, runs: Path, options: dict[str, Any]) -> TrainSettings:
+    given = [key.replace("_", "-") for key, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"--resume takes the run's own settings, so --{given[0]} has no place beside it.", hint="Leave it out.")
+    return check_settings({**read_training(find_unfinished(resume, runs) / checkpoint.FOLDER)["settings"], "name": None})
+
+
+def _train(job: Job, started: float) -> Run:
+    saved = _check_or_write_training(job)
+    state = load_state(job.states, job.say)
+    job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs = Inputs(job.rows["train"], job.rows["validation"], job.source.may_flip, base_key(job.network, job.spec))
+    if job.world.is_first:
+        check_space(job.folder, sum(p.numel() * p.element_size() for p in job.network.parameters()))
+    stages = METHODS[job.settings.method]
+    first = next((i for i, stage in enumerate(stages) if state is not None and stage.name == state.facts["stage"]), 0)
+    done = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in saved["stages"].items()}
+    fits = [Fit(done[stage.name]) for stage in stages[:first]]
+    trackers = Trackers(job.folder, job.settings, sum(len(fit.epochs) for fit in fits)) if job.world.is_first else None
+    with interruptible() as interruption:
+        for stage in stages[first:]:
+            job, plan, objective, precision = _prepare_stage(job, stage, inputs, saved)
+            trainer = Trainer(plan, objective, job.settings, stage.name, stage.epochs(job.settings), precision, job.world, job.say)
+            if state is not None:
+                trainer.restore(state)
+                job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
+            state = None
+            saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
+            fits.append(_run_stage(job, trainer, interruption, fits, trackers))
+            plan.finish()
+            saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
+            _write_training(job, saved)
+    if trackers is not None:
+        trackers.close()
+    return _finish(job, fits, saved)
+
+
+def _run_stage(job: Job, trainer: Trainer, interruption: Interruption, earlier: list[Fit], trackers: Trackers | None) -> Fit:
+    """Train one stage; only the first process writes states, metrics and curves."""
+    before = [epoch for fit in earlier for epoch in fit.epochs]
+
+    def on_epoch(fit: Fit) -> None:
+        epoch = fit.epochs[-1]
+        if trackers is not None:
+            lines = [json.dumps(asdict(epoch)) + "\n" for epoch in [*before, *fit.epochs]]
+            storage.write_text(job.folder / "metrics.jsonl", "".join(lines))
+            trackers.log(len(before) + epoch.epoch, epoch)
+        job.say(
+            f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation accuracy {epoch.validation_accuracy:.2%}  "
+            f"{epoch.rows_per_second:,.0f} images/s  {epoch.seconds:.1f} s"
         )
-        seconds = time.perf_counter() - started
-        probabilities = eager_probabilities(network, rows["test"], device)
+
+    keeper = Keeper(job.states, job.settings.checkpoint_minutes) if job.world.is_first else None
+    return trainer.run(keeper, interruption, on_epoch)
+
+
+def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]) -> tuple[Job, Plan, Objective, str]:
+    """Make a stage's plan and objective, and settle what was left open (`auto`), which is then written down."""
+    settings, network = job.settings, job.network
+    plan = stage.plan(network, inputs, settings, job.device)
+    if not plan.on_images:
+        job = replace(job, settings=settings.model_copy(update={"batch_size": 32 if settings.batch_size == "auto" else settings.batch_size}))
+        precision = "fp32"
+    else:
+        if settings.gradient_checkpointing:
+            job.say(f"{checkpoint_gradients(network.body)} blocks recompute their activations.")
+        example = plan.batch(plan.train_inputs[: min(32, len(plan.train_inputs))], None)
+        precision = job.world.agree(choose_precision(settings.precision, plan.module, example, job.device, job.say))
+        size = settings.batch_size
+        if size == "auto":
+            size = choose_batch_size(plan.module, example[:1], len(plan.train_labels), precision, job.device, job.say)
+        job = replace(job, settings=settings.model_copy(update={"precision": precision, "batch_size": job.world.agree(size)}))
+    job.say(f"{settings.model} ({job.base.weights_origin}), {stage.name} on {job.device}, {precision}: {_trained_share(network)}.")
+    _describe_batch(job)
+    objective = build_objective(job.settings, plan, network, job.spec, job.source.labels, job.source.may_flip, job.device)
+    if settings.lr == "auto" and stage is METHODS[settings.method][-1]:
+        job, plan = _settle_rate(job, stage, inputs, plan, objective, precision, saved)
+    _write_training(job, saved)
+    return job, plan, objective, precision
+
+
+def _settle_rate(job: Job, stage: Stage, inputs: Inputs, plan: Plan, objective: Objective, precision: str, saved: dict[str, Any]) -> tuple[Job, Plan]:
+    """Find the peak rate by a range test, then scale the plan's groups to it."""
+    order = torch.randperm(len(plan.train_labels), generator=torch.Generator().manual_seed(job.settings.seed))
+    batches = split_order(order, int(job.settings.batch_size))
+    generator = torch.Generator().manual_seed(job.settings.seed)
+
+    def batch_loss(module: torch.nn.Module, step: int) -> torch.Tensor:
+        index = batches[step % len(batches)]
+        with autocast(precision, job.device):
+            return objective(module, plan.batch(plan.train_inputs[index], generator), plan.train_labels[index].to(job.device), generator)
+
+    found, curve = range_test(plan.module, plan.groups, job.settings.optimiser, batch_loss)
+    rate = float(job.world.agree(float(f"{found:.2g}")))
+    job.say(f"Range test: the peak learning rate is {rate:g} (a tenth of the rate with the lowest loss).")
+    saved["range_test"] = curve
+    scale = rate / plan.groups[0]["peak"]
+    for group in plan.groups:
+        group["peak"] *= scale
+    return replace(job, settings=job.settings.model_copy(update={"lr": rate})), plan
+
+
+def _finish(job: Job, fits: list[Fit], saved: dict[str, Any]) -> Run:
+    """Measure the network on the test rows and write the run; the states are then no longer needed."""
+    world, settings = job.world, job.settings
+    if world.is_first:
+        measured = measure_network(job.network, job.rows, job.source.labels, settings, job.spec, job.device)
+        if "range_test" in saved:
+            measured.metrics["range_test"] = saved["range_test"]
         facts = {
-            "name": name,
+            "name": job.folder.name,
             "task": ImageClassification.name,
-            "model": settings.model,
-            "weights_origin": base.weights_origin,
-            "labels": source.labels,
-            "input": spec,
-            "settings": {**settings.model_dump(), "size": size, "name": name, "lr": plan.groups[0]["peak"]},
-            "rows": {split: split_rows.fingerprint for split, split_rows in rows.items()},
-            "skipped_files": tuple(f"{file}: {reason}" for split in rows.values() for file, reason in split.skipped),
-            "metrics": measure(probabilities, rows["test"].labels, source.labels),
-            "train_seconds": round(seconds, 2),
+            "model": architecture(settings.model),
+            "weights_origin": job.base.weights_origin,
+            "labels": job.source.labels,
+            "input": job.spec,
+            "settings": {**settings.model_dump(mode="json"), "lr": settings.peak_rate, "head_lr_factor": settings.head_factor},
+            "rows": {split: split_rows.fingerprint for split, split_rows in job.rows.items()},
+            "skipped_files": tuple(f"{file}: {reason}" for split in job.rows.values() for file, reason in split.skipped),
+            "train_seconds": round(sum(epoch.seconds for fit in fits for epoch in fit.epochs), 2),
+            "start_seconds": saved.get("start_seconds", 0.0),
         }
-        info = write_run(folder, network, facts, fitted, probabilities, rows["test"])
-    storage.point_latest(runs / name)
-    return Run(runs / name, info)
+        info = write_run(job.folder, facts, fits, measured, job.rows["test"])
+        storage.point_latest(job.folder)
+        checkpoint.remove(job.states)
+    world.wait()
+    return Run(job.folder, info) if world.is_first else load_run(job.folder)
+
+
+def _check_or_write_training(job: Job) -> dict[str, Any]:
+    """Write down what is trained; when it is resumed, check that the rows are still the same.
+
+    Raises:
+        DataError: they are not.
+    """
+    rows = {split: split_rows.fingerprint.model_dump() for split, split_rows in job.rows.items()}
+    if job.world.agree(checkpoint.is_begun(job.states)):
+        saved = read_training(job.states)
+    else:
+        saved = {"rows": rows, "stages": {}}
+        _write_training(job, saved)
+    if saved["rows"] != rows:
+        raise DataError(f"The rows of {job.source.name} are not those that {job.folder.name} began with.", hint="Bring the data back, or train anew.")
+    job.world.wait()
+    return saved
+
+
+def _write_training(job: Job, saved: dict[str, Any]) -> None:
+    if job.world.is_first:
+        saved["settings"] = job.settings.model_dump(mode="json")
+        write_training(job.states, saved)
 
 
 def _nothing(line: str) -> None:
     """Say nothing."""
 
 
-def _describe(source: Source, rows: dict[str, Rows], size: int, say: Say) -> None:
-    skipped = [fault for split in rows.values() for fault in split.skipped]
-    for file, reason in skipped:
-        say(f"Skipped {file}: {reason}.")
-    counts = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in rows.items())
-    say(
-        f"{source.name}: {len(source.labels)} classes, {counts} rows of {size} x {size} pixels"
-        + (f"; {len(skipped)} files skipped." if skipped else ".")
-    )
-
-
-def choose_device(asked: str) -> torch.device:
-    """Resolve `auto` to CUDA where torch has it. Raises: `SurroundingsError` when CUDA is asked for and not there."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise SurroundingsError("Device cuda was asked for, and torch sees no GPU.", hint="fmx doctor says what is missing; --device cpu works.")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _record(epoch: Epoch, folder: Path, say: Say) -> None:
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(asdict(epoch)) + "\n")
-    say(
-        f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation accuracy {epoch.validation_accuracy:.2%}  "
-        f"{epoch.rows_per_second:,.0f} images/s  {epoch.seconds:.1f} s"
-    )
+def _describe_batch(job: Job) -> None:
+    """Say how many rows take a step together, which no number of processes changes, and why the rate therefore stays."""
+    if job.world.size > 1:
+        rows = int(job.settings.batch_size)
+        job.say(
+            f"{job.world.size} processes share each batch of {rows} rows (about {rows / job.world.size:g} each), "
+            "so the effective batch size and the learning rate are those of one process."
+        )
 
 
 def _trained_share(network: Network) -> str:
     total = sum(parameter.numel() for parameter in network.parameters())
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     return f"{trained:,} of {total:,} parameters are trained ({trained / total:.1%})"
-
-
-def _base_key(network: Network, spec: ImageInput) -> str:
-    head = f"body.{network.head.path}."
-    hashes = [
-        storage.sha256_bytes(f"{key} {tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        for key, value in network.state_dict().items()
-        if not key.startswith(head)
-    ]
-    return storage.sha256_bytes(("".join(hashes) + spec.model_dump_json()).encode())

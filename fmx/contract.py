@@ -154,9 +154,11 @@ class RunInfo(Frozen):
     skipped_files: tuple[str, ...]
     metrics: dict[str, Any]
     accuracy: Interval
+    temperature: float = Field(default=1.0, description="Every logit is divided by it; fitted on the validation rows.")
     best_epoch: int
     epochs: int
     train_seconds: float
+    start_seconds: float = Field(default=0.0, description="From the command to the first training step.")
     weights_sha256: Sha256
     tools: dict[str, str]
     host: dict[str, Any]

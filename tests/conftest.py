@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from fmx.contract import ImageInput
 from fmx.data.digits import open_digits
 from fmx.package import Package
 from fmx.run import Run
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
 
 UNIT_FOLDERS = ("fmx", "finetune", "export", "serve")
 

@@ -1,11 +1,22 @@
-"""How much of a network is trained. A method turns a network and rows into a `Plan`; the loop (finetune/loop.py) trains any plan.
+"""How much of a network is trained. A method is a row of stages, each of which turns a network and rows into a `Plan`; the loop
+(finetune/loop.py) trains any plan.
 
-Adding a method is a file with a `plan_...` function and a line in `METHODS`.
+Adding a method is a file with a `plan_...` function, a line in `METHODS`, and its rates in finetune/settings.py.
 """
 
 from __future__ import annotations
 
 from finetune.methods.finetune import plan_finetune
 from finetune.methods.linear_probe import plan_linear_probe
+from finetune.methods.lora import plan_lora
+from finetune.methods.norm_bias import plan_norm_bias
+from finetune.plan import Stage
 
-METHODS = {"finetune": plan_finetune, "linear-probe": plan_linear_probe}
+METHODS: dict[str, tuple[Stage, ...]] = {
+    "finetune": (Stage("finetune", plan_finetune),),
+    "linear-probe": (Stage("linear-probe", plan_linear_probe),),
+    "lp-ft": (Stage("linear-probe", plan_linear_probe, lambda settings: settings.probe_epochs), Stage("finetune", plan_finetune)),
+    "lora": (Stage("lora", plan_lora),),
+    "norm-bias": (Stage("norm-bias", plan_norm_bias),),
+}
+"""lp-ft: Kumar et al. 2022, arXiv:2202.10054."""

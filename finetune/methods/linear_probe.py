@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from finetune.augmentation import Augment, augmentation
 from finetune.features import cached_features
 from finetune.network import Network
+from finetune.optimisation import parameter_groups
 from finetune.plan import Inputs, Plan
-from finetune.schedule import parameter_groups
-from finetune.settings import TrainSettings
-
-HEAD_RATE = 1e-2
-"""Peak rate of the head under AdamW unless --lr says otherwise."""
+from finetune.settings import METHOD_DEFAULTS, TrainSettings
 
 
 class _Head(nn.Module):
@@ -27,15 +27,39 @@ class _Head(nn.Module):
         return self._tail(self.layer(features))
 
 
+def _changed(augment: Augment, network: Network, device: torch.device, generator: torch.Generator, rows: Tensor) -> Tensor:
+    return augment(rows, network.normalise, device, generator)
+
+
 def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings, device: torch.device) -> Plan:
-    """Freeze the base model, norm statistics included, and train the head on cached features."""
+    """Freeze the base model, norm statistics included, and train the head on cached features, of augmented views too where asked."""
     network.requires_grad_(False)
     head = _Head(network)
     head.requires_grad_(True)
+    key = inputs.cache_key
+    views = [cached_features(network, inputs.train, key, device, "train features")]
+    augment = augmentation(settings.augment, may_flip=inputs.may_flip)
+    for view in range(settings.probe_views):
+        change = f"{key} {settings.augment} {inputs.may_flip} {settings.seed} view {view}"
+        generator = torch.Generator().manual_seed(settings.seed * 1_009 + view)
+        change_rows = partial(_changed, augment, network, device, generator)
+        views.append(cached_features(network, inputs.train, change, device, f"view {view + 1} features", change_rows))
+    features = torch.stack(views, dim=1) if len(views) > 1 else views[0]  # [n, views, ...] or [n, ...]
+
+    def batch(rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is not None and len(views) > 1:
+            rows = rows[torch.arange(len(rows)), torch.randint(len(views), (len(rows),), generator=generator)]
+        return rows.to(device, non_blocking=True)
+
+    # in lp-ft --lr speaks of the second stage
+    rate = settings.peak_rate if settings.method == "linear-probe" else METHOD_DEFAULTS["linear-probe"][settings.optimiser]
     return Plan(
         module=head,
-        train_inputs=cached_features(network, inputs.train, inputs.cache_key, device, "train features"),
-        validation_inputs=cached_features(network, inputs.validation, inputs.cache_key, device, "validation features"),
-        batch=lambda features, generator: features.to(device, non_blocking=True),
-        groups=parameter_groups(head, settings.lr or HEAD_RATE, settings.weight_decay),
+        train_inputs=features,
+        train_labels=torch.from_numpy(inputs.train.labels),
+        validation_inputs=cached_features(network, inputs.validation, key, device, "validation features"),
+        validation_labels=torch.from_numpy(inputs.validation.labels),
+        batch=batch,
+        groups=parameter_groups(head.parameters(), rate, settings.weight_decay),
+        on_images=False,
     )

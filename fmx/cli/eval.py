@@ -28,12 +28,8 @@ def evaluate(
     if json:
         output.answer_json(result)
         return
-    accuracy = result["accuracy"]
     rows = [
-        [
-            "accuracy",
-            f"{output.percent(accuracy['value'])} (95 %: {100 * accuracy['low']:.2f} to {100 * accuracy['high']:.2f}, {accuracy['n']} rows)",
-        ],
+        ["accuracy", output.interval(result["accuracy"])],
         ["macro F1", f"{result['macro_f1']:.4f}"],
         ["calibration error", f"{result['calibration_error']:.4f}"],
         ["rows", "those that the export was judged on" if result["rows_of_export"] else "not those of the export"],

@@ -40,6 +40,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console.print(drawn)
 
 
+def interval(share: dict[str, Any]) -> str:
+    """Write a measured share with its 95 % interval and number of rows."""
+    return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} rows)"
+
+
 def next_step(left: str, command: str) -> None:
     """End a command: what it left, and the command that usually follows."""
     typer.echo(f"{left}\nNext: {command}")

@@ -3,45 +3,99 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fmx.cli import output
 
+if TYPE_CHECKING:
+    from fmx.run import Run
+
+DATA, MODEL, RATE, REGULARISE, LEARN, SPEED, RUNS = (
+    "Data",
+    "Model and method",
+    "Learning rate",
+    "Regularisation",
+    "Learning from more",
+    "Speed",
+    "Runs",
+)
+
+
+def _option(text: str, panel: str, default: str | None = None, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=default or False)
+
 
 def train(
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, or a folder with one folder of images a class.", show_default="digits")] = None,
-    model: Annotated[str | None, typer.Option(help="efficientnet_lite0, or any torchvision classifier.", show_default="efficientnet_lite0")] = None,
-    weights: Annotated[str | None, typer.Option(help="default (pretrained), none, or a .safetensors/.pth file.", show_default="default")] = None,
-    method: Annotated[str | None, typer.Option(help="finetune or linear-probe.", show_default="finetune")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most epochs; training stops early without progress.", show_default="16")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the model's rows in pixels.", show_default="64 for digits and cifar10, else 224")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows a step.", show_default="32")] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="1e-3 finetune (head: 10 times that), 1e-2 linear-probe")
+    data: Annotated[str | None, _option("Class folders, a CSV/JSONL/Parquet manifest, shards, or a name.", DATA, "digits")] = None,
+    group_by: Annotated[str | None, _option("Column, or pattern of file names: a group stays in one split.", DATA)] = None,
+    allow_leakage: Annotated[bool | None, _option("Train though rows are in two splits.", DATA, None, "--allow-leakage")] = None,
+    on_bad_image: Annotated[str | None, _option("skip (up to 5 %) or error.", DATA, "skip")] = None,
+    size: Annotated[int | None, _option("Side of the model's rows in pixels.", DATA, "64 for small data, else 224")] = None,
+    model: Annotated[
+        str | None,
+        _option("A torchvision classifier, timm:NAME, package.module:callable, run:NAME.", MODEL, "efficientnet_lite0"),
     ] = None,
-    head_lr_factor: Annotated[float | None, typer.Option(help="The head's rate over the base model's, when fine-tuning.", show_default="10")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's, not on norms and biases.", show_default="0.01")] = None,
-    warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rate rises.", show_default="0.1")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="0 switches it off.", show_default="0.05")] = None,
-    augment: Annotated[
-        bool | None, typer.Option("--augment/--no-augment", help="Scale, shift and turn training rows.", show_default="augment")
-    ] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without progress before stopping.", show_default="8")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split, the head, the order and the augmentation.", show_default="0")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the run.", show_default="MODEL-N")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of runs.", show_default="runs")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print run.json, and nothing else, on standard output.")] = False,
+    weights: Annotated[str | None, _option("default (pretrained), none, or a .safetensors/.pth file.", MODEL, "default")] = None,
+    method: Annotated[str | None, _option("finetune, linear-probe, lp-ft, lora, norm-bias.", MODEL, "finetune")] = None,
+    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "16")] = None,
+    probe_epochs: Annotated[int | None, _option("Of lp-ft's first stage.", MODEL, "10")] = None,
+    probe_views: Annotated[int | None, _option("Augmented views a row whose features are cached.", MODEL, "0")] = None,
+    lora_rank: Annotated[int | None, _option("Of the low-rank updates.", MODEL, "8")] = None,
+    optimiser: Annotated[str | None, _option("adamw or sgd.", RATE, "adamw", "--optimiser", "--optimizer")] = None,
+    lr: Annotated[str | None, _option("Peak rate, or auto (range test).", RATE, "by method")] = None,
+    head_lr_factor: Annotated[float | None, _option("The head's rate over the base model's.", RATE, "by method")] = None,
+    layer_decay: Annotated[float | None, _option("A layer's rate over that of the layer above.", RATE, "1")] = None,
+    schedule: Annotated[str | None, _option("cosine, linear or constant.", RATE, "cosine")] = None,
+    warmup: Annotated[float | None, _option("Share of the steps in which the rate rises.", RATE, "0.1")] = None,
+    batch_size: Annotated[str | None, _option("Rows a step, or auto (the fastest, measured).", RATE, "32")] = None,
+    weight_decay: Annotated[float | None, _option("Not on norms and biases.", REGULARISE, "0.01")] = None,
+    clip_norm: Annotated[float | None, _option("Largest norm of a gradient.", REGULARISE, "none")] = None,
+    patience: Annotated[int | None, _option("Epochs without progress before stopping.", REGULARISE, "8")] = None,
+    augment: Annotated[str | None, _option("light, trivial, rand or none.", REGULARISE, "light")] = None,
+    label_smoothing: Annotated[float | None, _option("0 switches it off.", REGULARISE, "0.05")] = None,
+    mixup: Annotated[float | None, _option("Alpha; 0 is off.", REGULARISE, "0")] = None,
+    cutmix: Annotated[float | None, _option("Alpha; 0 is off.", REGULARISE, "0")] = None,
+    dropout: Annotated[float | None, _option("Before the head.", REGULARISE, "the model's")] = None,
+    drop_path: Annotated[float | None, _option("Stochastic depth of the last block.", REGULARISE, "the model's")] = None,
+    ema: Annotated[float | None, _option("Decay of the weights' moving average; 0 is off.", REGULARISE, "0")] = None,
+    balance: Annotated[str | None, _option("For rare classes: none, weights or sampler.", REGULARISE, "none")] = None,
+    adversarial: Annotated[str | None, _option("none, fgsm or pgd; robust accuracy is then reported.", REGULARISE, "none")] = None,
+    adversarial_eps: Annotated[float | None, _option("Largest change of a pixel, of 255.", REGULARISE, "4")] = None,
+    adversarial_steps: Annotated[int | None, _option("Of pgd.", REGULARISE, "3")] = None,
+    teacher: Annotated[str | None, _option("A run to imitate.", LEARN)] = None,
+    distill_weight: Annotated[float | None, _option("Share of the loss that imitates.", LEARN, "0.5")] = None,
+    distill_temperature: Annotated[float | None, _option("Softens the teacher.", LEARN, "2")] = None,
+    unlabelled: Annotated[str | None, _option("A folder of images without labels (FixMatch).", LEARN)] = None,
+    unlabelled_ratio: Annotated[int | None, _option("Unlabelled rows for each labelled one.", LEARN, "2")] = None,
+    unlabelled_threshold: Annotated[float | None, _option("Confidence of a pseudo-label.", LEARN, "0.95")] = None,
+    norm_statistics: Annotated[str | None, _option("auto, frozen (the base model's) or batch.", REGULARISE, "auto")] = None,
+    accumulate: Annotated[int | None, _option("Parts a batch is cut into to save memory.", SPEED, "1")] = None,
+    precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16.", SPEED, "auto")] = None,
+    compile: Annotated[bool | None, _option("torch.compile the model.", SPEED, None, "--compile")] = None,
+    gradient_checkpointing: Annotated[bool | None, _option("Recompute activations to save memory.", SPEED, None, "--gradient-checkpointing")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda.", SPEED, "auto")] = None,
+    seed: Annotated[int | None, _option("Of the split, the head, the order and the augmentation.", RUNS, "0")] = None,
+    name: Annotated[str | None, _option("Of the run.", RUNS, "MODEL-N")] = None,
+    out: Annotated[Path | None, _option("Folder of runs.", RUNS, "runs")] = None,
+    resume: Annotated[str | None, _option("An interrupted run, with its own settings.", RUNS)] = None,
+    checkpoint_minutes: Annotated[float | None, _option("Between states inside an epoch.", RUNS, "10")] = None,
+    config: Annotated[Path | None, _option("YAML, TOML or run.json with these options; flags win.", RUNS)] = None,
+    track: Annotated[list[str] | None, _option("wandb or mlflow, beside TensorBoard.", RUNS)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print run.json, and nothing else, on standard output.", rich_help_panel=RUNS)] = False,
 ) -> None:
     """Fine-tune a pretrained model on labelled images and leave a run.
 
     Example: fmx train --data photos/ --model resnet18 --method linear-probe
     """
-    options = {key: value for key, value in locals().items() if key not in ("out", "json")}
+    options = {key: value for key, value in locals().items() if key not in ("out", "json", "resume", "config")}
     from finetune.settings import check_settings
 
+    if config is not None:
+        from fmx.settings import read_config
+
+        options = {**read_config(config), **{key: value for key, value in options.items() if value is not None}}
     check_settings(options)  # before torch is loaded, which takes seconds
     try:
         from finetune.training import train_run
@@ -50,20 +104,27 @@ def train(
 
         raise missing_extra("train", "Training") from error
 
-    run = train_run(out, output.say, **options)
+    show_run(train_run(out, output.say, resume=resume, **options), json)
+
+
+def show_run(run: Run, json: bool) -> None:
+    """Print what a finished run has reached, and what usually follows."""
     if json:
         output.answer_json(run.info.model_dump(mode="json"))
         return
     info = run.info
-    rows = [
-        [
-            "test accuracy",
-            f"{output.percent(info.accuracy.value)} (95 %: {100 * info.accuracy.low:.2f} to {100 * info.accuracy.high:.2f}, {info.accuracy.n} rows)",
-        ],
-        ["macro F1", f"{info.metrics['macro_f1']:.4f}"],
-        ["calibration error", f"{info.metrics['calibration_error']:.4f}"],
+    metrics = info.metrics
+    rows = [["test accuracy", output.interval(metrics["accuracy"])]]
+    if "top5_accuracy" in metrics:
+        rows.append(["top-5 accuracy", output.interval(metrics["top5_accuracy"])])
+    if "robust_accuracy" in metrics:
+        rows.append([f"robust accuracy ({metrics['robust_accuracy']['attack']})", output.interval(metrics["robust_accuracy"])])
+    rows += [
+        ["macro F1", f"{metrics['macro_f1']:.4f}"],
+        ["calibration error", f"{metrics['calibration_error']:.4f} ({metrics['uncalibrated_error']:.4f} before temperature {info.temperature:.3g})"],
         ["best epoch", f"{info.best_epoch} of {info.epochs}"],
-        ["training time", f"{info.train_seconds:.0f} s"],
+        ["training time", f"{info.train_seconds:.0f} s, first step after {info.start_seconds:.1f} s"],
+        ["peak memory", f"{metrics['peak_memory_bytes'] / 1e6:,.0f} MB"],
     ]
     output.table(f"Run {info.name}", ["measure", "value"], rows)
     output.next_step(f"Left {run.folder} (report.html has curves and mistakes).", "fmx export --quantize int8")

@@ -19,7 +19,7 @@ NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": l
 __all__ = ["NAMED", "Item", "Source", "open_source"]
 
 
-def open_source(spec: str, seed: int = 0) -> Source:
+def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source:
     """Open labelled data by name (`digits`, `cifar10`) or folder; the split is a function of the data and the seed.
 
     Raises:

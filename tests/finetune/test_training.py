@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from finetune import features
-from finetune.augmentation import augment
-from finetune.loop import _batches
+from finetune.augmentation import affine
+from finetune.loop import split_order
 from finetune.network import build_network
-from finetune.schedule import parameter_groups, rate_factor
+from finetune.optimisation import parameter_groups, rate_factor
 from finetune.settings import EMBEDDED_MODEL, check_settings
 from finetune.training import train_run
 from fmx.errors import DataError, ModelError, PackageError, SurroundingsError, UsageError
@@ -42,7 +42,7 @@ def test_run_holds_everything_that_the_design_says(small_run: Run) -> None:
 
 def test_run_report_is_self_contained(small_run: Run) -> None:
     report = (small_run.folder / "report.html").read_text()
-    assert report.count("<svg") == 4
+    assert report.count("<svg") == 4  # accuracy, loss, rate, confusion
     assert "http" not in report.replace("http-equiv", "")
     assert "<script" not in report
 
@@ -111,9 +111,9 @@ def test_divergence_stops_with_advice_and_leaves_nothing(digit_folder: MakeFolde
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_interrupt_leaves_nothing_half_written(digit_folder: MakeFolder, tmp_path: Path) -> None:
+def test_interrupt_before_a_state_leaves_nothing(digit_folder: MakeFolder, tmp_path: Path) -> None:
     def interrupt(line: str) -> None:
-        if line.startswith("epoch"):
+        if "parameters are trained" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -160,17 +160,22 @@ def test_altered_weights_of_a_run_are_refused(digit_folder: MakeFolder) -> None:
         load_run(run.folder)
 
 
-def test_rate_rises_then_falls_to_zero() -> None:
-    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_rate_rises_then_falls_to_zero(schedule: str) -> None:
+    factors = [rate_factor(step, 100, 0.1, schedule) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == 1.0
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
-    assert factors[-1] < 0.01
+    assert factors[-1] < 0.02
+
+
+def test_constant_rate_stays() -> None:
+    assert {rate_factor(step, 100, 0.1, "constant") for step in range(10, 100)} == {1.0}
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    decayed, plain = parameter_groups(module, 0.1, 0.05)
+    decayed, plain = parameter_groups(module.parameters(), 0.1, 0.05)
     assert [parameter.ndim for parameter in decayed["params"]] == [4]
     assert decayed["weight_decay"] == 0.05
     assert len(plain["params"]) == 3
@@ -178,15 +183,15 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 
 def test_last_batch_of_one_row_joins_the_one_before() -> None:
-    assert [len(batch) for batch in _batches(torch.arange(65), 32)] == [32, 33]
-    assert [len(batch) for batch in _batches(torch.arange(66), 32)] == [32, 32, 2]
-    assert [len(batch) for batch in _batches(torch.arange(1), 32)] == [1]
+    assert [len(batch) for batch in split_order(torch.arange(65), 32)] == [32, 33]
+    assert [len(batch) for batch in split_order(torch.arange(66), 32)] == [32, 32, 2]
+    assert [len(batch) for batch in split_order(torch.arange(1), 32)] == [1]
 
 
 def test_augmentation_is_a_function_of_its_generator_and_moves_little() -> None:
     images = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32))
     images = torch.nn.functional.avg_pool2d(images, 9, 1, 4)
-    first, again = (augment(images, torch.Generator().manual_seed(5), flip=False) for _ in range(2))
+    first, again = (affine(images, torch.Generator().manual_seed(5), flip=False) for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, images)
     correlation = np.corrcoef(first.numpy().ravel(), images.numpy().ravel())[0, 1]
@@ -195,6 +200,6 @@ def test_augmentation_is_a_function_of_its_generator_and_moves_little() -> None:
 
 def test_flip_mirrors_about_half() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32).contiguous()
-    turned = augment(ramp, torch.Generator().manual_seed(0), flip=True)
+    turned = affine(ramp, torch.Generator().manual_seed(0), flip=True)
     mirrored = (turned[:, 0, 16, 28] < turned[:, 0, 16, 3]).float().mean()
     assert 0.35 < float(mirrored) < 0.65

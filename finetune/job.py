@@ -1,0 +1,148 @@
+"""What a training is given before its first step: data, network, device, folder. `open_job` puts them together and checks them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from finetune import checkpoint
+from finetune.base_models import BaseModel, check_model_name
+from finetune.downloads import ensure_downloaded
+from finetune.network import Network, build_network, continue_network
+from finetune.regularisation import set_drop_path, set_dropout
+from finetune.settings import TrainSettings
+from finetune.world import World
+from fmx import storage
+from fmx.contract import ImageInput
+from fmx.data import Source, open_source
+from fmx.data.rows import Rows, read_splits
+from fmx.errors import DataError, SurroundingsError
+from fmx.run import find_run, load_run
+
+Say = Callable[[str], None]
+"""Takes a line for a person."""
+
+CONTINUED = "run:"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what is trained on what, where its files go, and with whom."""
+
+    folder: Path
+    settings: TrainSettings
+    world: World
+    device: torch.device
+    source: Source
+    rows: dict[str, Rows]
+    network: Network
+    base: BaseModel
+    spec: ImageInput
+    say: Say
+
+    @property
+    def states(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / checkpoint.FOLDER
+
+
+def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[], Path]) -> Job:
+    """Open the data and build the network.
+
+    Args:
+        settings: checked.
+        world: the processes.
+        say: silent in every process but the first.
+        folder: makes or gives the run's folder; asked last, when nothing can go wrong any more.
+
+    Raises:
+        DataError, ModelError, UsageError, SurroundingsError: nothing was made.
+    """
+    device = choose_device(settings.device, world)
+    if world.is_first:
+        ensure_downloaded(settings.data)
+    world.wait()
+    source = open_source(settings.data, settings.seed, settings.group_by)
+    torch.manual_seed(settings.seed)
+    network, base, spec = _build(settings, source)
+    rows = read_splits(source, spec)
+    _describe(source, rows, spec, say)
+    _check_rows(settings, rows)
+    place = folder()
+    settled = {"size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings)}
+    settings = settings.model_copy(update=settled)
+    return Job(place, settings, world, device, source, rows, network, base, spec, say)
+
+
+def _build(settings: TrainSettings, source: Source) -> tuple[Network, BaseModel, ImageInput]:
+    """Build the network that is trained, from a base model or from a run."""
+    if settings.model.startswith(CONTINUED):
+        run = load_run(find_run(settings.model.removeprefix(CONTINUED)))
+        network, base, spec = continue_network(run, settings.size or run.info.input.height, source.labels)
+    else:
+        network, base, spec = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
+    if settings.dropout is not None:
+        set_dropout(network, settings.dropout)
+    if settings.drop_path is not None:
+        set_drop_path(network.body, settings.drop_path)
+    return network, base, spec
+
+
+def _norm_statistics(settings: TrainSettings) -> str:
+    if settings.norm_statistics != "auto":
+        return settings.norm_statistics
+    return "batch" if settings.weights == "none" and not settings.model.startswith(CONTINUED) else "frozen"
+
+
+def check_model(model: str) -> None:
+    """Check a `--model` before anything is read. Raises: `ModelError`, `UsageError`."""
+    if model.startswith(CONTINUED):
+        find_run(model.removeprefix(CONTINUED))
+    else:
+        check_model_name(model)
+
+
+def architecture(model: str) -> str:
+    """Name the architecture of a `--model`: a run that continues another one has that one's."""
+    return load_run(find_run(model.removeprefix(CONTINUED))).info.model if model.startswith(CONTINUED) else model
+
+
+def _describe(source: Source, rows: dict[str, Rows], spec: ImageInput, say: Say) -> None:
+    skipped = [fault for split in rows.values() for fault in split.skipped]
+    for file, reason in skipped:
+        say(f"Skipped {file}: {reason}.")
+    counts = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in rows.items())
+    say(
+        f"{source.name}: {len(source.labels)} classes, {counts} rows of {spec.width} x {spec.height} pixels"
+        + (f"; {len(skipped)} files skipped." if skipped else ".")
+    )
+
+
+def _check_rows(settings: TrainSettings, rows: dict[str, Rows]) -> None:
+    skipped = [fault for split in rows.values() for fault in split.skipped]
+    if skipped and settings.on_bad_image == "error":
+        raise DataError(f"{len(skipped)} images cannot be read: {skipped[0][0]}: {skipped[0][1]}.", hint="Repair them, or use --on-bad-image skip.")
+
+
+def choose_device(asked: str, world: World | None = None) -> torch.device:
+    """Resolve `auto` to CUDA where torch has it. Raises: `SurroundingsError` when CUDA is asked for and not there."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise SurroundingsError("Device cuda was asked for, and torch sees no GPU.", hint="fmx doctor says what is missing; --device cpu works.")
+    if asked == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world is not None and world.size > 1 else 0)
+
+
+def base_key(network: Network, spec: ImageInput) -> str:
+    """Hash base weights and preprocessing, which with a row fingerprint name cached features."""
+    head = f"body.{network.head.path}."
+    hashes = [
+        storage.sha256_bytes(f"{key} {tuple(value.shape)}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        for key, value in network.state_dict().items()
+        if not key.startswith(head)
+    ]
+    return storage.sha256_bytes(("".join(hashes) + spec.model_dump_json()).encode())

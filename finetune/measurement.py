@@ -1,0 +1,63 @@
+"""What a trained network is worth on rows that it was not trained on: probabilities, their calibration, robust accuracy, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.evaluation import eager_logits
+from finetune.network import Network, apply_temperature
+from finetune.objectives.adversarial import MEASURED_STEPS, robust_answers
+from finetune.settings import TrainSettings
+from finetune.tasks.image_classification import measure
+from fmx import statistics
+from fmx.contract import ImageInput
+from fmx.data.rows import Rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network at its best epoch, and what it answers to the test rows."""
+
+    weights: dict[str, Tensor]
+    """As trained, before the temperature."""
+    temperature: float
+    probabilities: np.ndarray
+    """float64 [n, classes], of the test rows, calibrated"""
+    metrics: dict[str, Any]
+
+
+def measure_network(
+    network: Network, rows: dict[str, Rows], labels: tuple[str, ...], settings: TrainSettings, spec: ImageInput, device: torch.device
+) -> Measured:
+    """Fit the temperature on validation rows, put it into the head, and measure once on test rows."""
+    weights = {key: value.detach().cpu().clone() for key, value in network.body.state_dict().items()}
+    test = rows["test"]
+    raw = statistics.softmax(eager_logits(network, test, device))
+    temperature = statistics.fit_temperature(eager_logits(network, rows["validation"], device), rows["validation"].labels)
+    apply_temperature(network, temperature)
+    probabilities = statistics.softmax(eager_logits(network, test, device))
+    metrics = {
+        **measure(probabilities, test.labels, labels),
+        "uncalibrated_error": statistics.calibration_error(raw, test.labels),
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
+    if settings.adversarial != "none":
+        answers = robust_answers(network, test, settings.adversarial_eps, spec, device, settings.seed)
+        share = statistics.wilson_interval(int((answers == test.labels).sum()), len(test))
+        metrics["robust_accuracy"] = {**share.model_dump(), "attack": f"PGD, {MEASURED_STEPS} steps, eps {settings.adversarial_eps:g}/255"}
+    return Measured(weights, temperature, probabilities, metrics)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Give the most memory that was held: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

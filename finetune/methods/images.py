@@ -1,0 +1,43 @@
+"""What the methods that train on images have in common: the plan over decoded rows, augmented and normalised on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.augmentation import augmentation
+from finetune.network import Network
+from finetune.plan import Inputs, Plan
+from finetune.settings import TrainSettings
+
+
+def plan_on_images(
+    network: Network,
+    inputs: Inputs,
+    settings: TrainSettings,
+    device: torch.device,
+    groups: list[dict[str, Any]],
+    finish: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Plan to train the network's body, as far as its parameters require gradients, on augmented rows."""
+    augment = augmentation(settings.augment, may_flip=inputs.may_flip)
+
+    def batch(rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None:
+            return network.normalise(rows.to(device, non_blocking=True))
+        return augment(rows, network.normalise, device, generator)
+
+    return Plan(
+        module=network.body,
+        train_inputs=torch.from_numpy(inputs.train.images),
+        train_labels=torch.from_numpy(inputs.train.labels),
+        validation_inputs=torch.from_numpy(inputs.validation.images),
+        validation_labels=torch.from_numpy(inputs.validation.labels),
+        batch=batch,
+        groups=groups,
+        freeze_statistics=settings.norm_statistics == "frozen",
+        finish=finish,
+    )

@@ -1,0 +1,103 @@
+"""What is fastest on this device, measured on a copy of the module before step one: the precision, and the batch size where it is left open."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmx.host import cpu_flags
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+WORTHWHILE = 1.2
+"""Least gain for which bf16 is taken on a CPU."""
+ROUNDS = 3
+BATCH_SIZES = (16, 32, 64, 128, 256, 512)
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Say = Callable[[str], None]
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """Return the context in which forward passes run."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torch.device, say: Say) -> str:
+    """Resolve `auto`: on CUDA bf16 where the GPU has it, else fp16; on a CPU bf16 only where it is measured to be faster.
+
+    Args:
+        asked: auto, fp32, bf16 or fp16.
+        module: takes `images`.
+        images: one batch, float [n, 3, h, w].
+        device: where both live.
+        say: told what was measured.
+    """
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if not any(flag in cpu_flags() for flag in BF16_FLAGS):
+        return "fp32"
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    with torch.random.fork_rng(devices=[]):
+        trial = copy.deepcopy(module).train()
+        for _ in range(ROUNDS):
+            for precision in seconds:
+                seconds[precision].append(_step_seconds(trial, images, precision, device))
+    gain = statistics.median(seconds["fp32"][1:]) / statistics.median(seconds["bf16"][1:])
+    chosen = "bf16" if gain >= WORTHWHILE else "fp32"
+    say(f"Precision {chosen}: a step in bf16 takes {1 / gain:.2f} of the time in fp32 on this CPU.")
+    return chosen
+
+
+def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: str, device: torch.device, say: Say) -> int:
+    """Find the smallest batch size within 5 % of the fastest, among those that fit into memory and into a tenth of the rows.
+
+    Args:
+        module: takes float [n, 3, h, w].
+        image: one row, float [1, 3, h, w].
+        rows: training rows.
+        precision: of the steps.
+        device: where the module lives.
+        say: told what was measured.
+    """
+    rates: dict[int, float] = {}
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
+        trial = copy.deepcopy(module).train()
+        for size in [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[0], rows // 10)]:
+            images = image.expand(size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            try:
+                rates[size] = size / min(_step_seconds(trial, images, precision, device) for _ in range(ROUNDS))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            if rates[size] < 0.8 * max(rates.values()):
+                break
+    chosen = min(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
+    say(f"Batch size {chosen}: " + ", ".join(f"{size}: {rate:,.0f} images/s" for size, rate in rates.items()) + ".")
+    return chosen
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether torch ran out of a device's memory or of the host's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _step_seconds(module: nn.Module, images: Tensor, precision: str, device: torch.device) -> float:
+    started = time.perf_counter()
+    with autocast(precision, device):
+        loss = module(images).float().square().mean()
+    loss.backward()
+    module.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
