@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,7 +15,7 @@ from urllib.error import URLError
 from fmx import storage
 from fmx.data.cifar10 import data_folder, find_cifar10
 from fmx.data.torchvision import MANIFEST, PREFIX, torchvision_folder
-from fmx.errors import DataError, nearest_names
+from fmx.errors import DataError, missing_extra, nearest_names
 from fmx.progress import progress
 
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
@@ -35,7 +35,7 @@ class TorchvisionSet:
     """The files that torchvision downloads"""
     folder: str = ""
     """Where it looks for them, below the download folder"""
-    downloads: bool = field(default=True)
+    downloads: bool = True
 
 
 TORCHVISION_SETS: dict[str, TorchvisionSet] = {
@@ -106,6 +106,8 @@ def _open(name: str, spec: TorchvisionSet, arguments: dict[str, Any]) -> Any:
     root.mkdir(parents=True, exist_ok=True)
     try:
         return getattr(datasets, name)(str(root), download=True, **arguments)
+    except ImportError as error:  # .mat files need scipy, which comes with scikit-learn
+        raise missing_extra("samples", f"{PREFIX}{name}") from error
     except (URLError, OSError, RuntimeError) as error:
         reason = str(getattr(error, "reason", error)).strip().splitlines()
         raise DataError(

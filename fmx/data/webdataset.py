@@ -134,7 +134,7 @@ def _samples(path: Path, names: tuple[str, ...], pattern: re.Pattern[str] | None
             raise DataError(f"{path}: the sample {key} has {what}.", hint="A sample is one image and a .cls or .json member with the same key.")
         name, offset, size = sample.images[0]
         read = functools.partial(_read, path, offset, size)
-        yield _label(path, key, sample.label, names), Item(f"{path.name}/{name}", -1, read, find_group(pattern, key), lambda size=size: size)
+        yield _label(path, key, sample.label, names), Item(f"{path.name}/{name}", -1, read, find_group(pattern, key), functools.partial(int, size))
 
 
 def _label(path: Path, key: str, given: str, names: tuple[str, ...]) -> str:
@@ -155,7 +155,7 @@ def _index(path: Path) -> dict[str, _Sample]:
             with tarfile.open(fileobj=file, mode="r:") as shard:
                 for member in shard:
                     _add(samples, path, shard, member)
-                    shard.members = []  # tarfile keeps every member's header otherwise
+                    shard.members = []  # type: ignore[attr-defined]  # tarfile keeps every member's header otherwise
                 end = shard.offset
         except tarfile.TarError as error:
             raise DataError(f"{path} is no whole tar file ({error}).", hint="Copy or write the shard again.") from error
