@@ -98,8 +98,10 @@ def _write_torchvision(name: str, target: Path) -> None:
 
 def _open(name: str, spec: TorchvisionSet, arguments: dict[str, Any]) -> Any:
     """Build torchvision's data set; it has no common type that knows classes and length."""
-    from torchvision import datasets
-
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise missing_extra("train", f"{PREFIX}{name}") from error
     if not spec.downloads:
         return getattr(datasets, name)(**arguments)
     root = data_folder() / "torchvision-archives"

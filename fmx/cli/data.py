@@ -36,9 +36,13 @@ def check(
 
     Example: fmx data check photos/ --group-by 'patient(\d+)_'
     """
-    from fmx.data import open_source
+    from fmx.data import open_source, torchvision
     from fmx.data.check import check_source
 
+    if source.startswith(torchvision.PREFIX):
+        from finetune.downloads import ensure_downloaded
+
+        ensure_downloaded(source)
     checked = check_source(open_source(source, seed, group_by), near=near)
     if json:
         output.answer_json(checked.as_json())

@@ -43,9 +43,7 @@ def open_huggingface(spec: str, seed: int, group_by: str | None = None) -> Sourc
         raise DataError(
             f"{spec} has no column {group_by!r}.", hint=f"Did you mean {near}?" if near else f"Columns: {', '.join(tables['train'].features)}."
         )
-    found = {
-        split: _rows(spec, split, table.cast_column(image, datasets.Image(decode=False)), image, label, group_by) for split, table in tables.items()
-    }
+    found = {split: _rows(spec, split, table, image, label, group_by) for split, table in tables.items()}
     labels = _labels(tables["train"].features[label], (name for name, _ in found["train"]))
     return Source(spec, labels, complete_splits(label_items(found, labels, spec), labels, seed, spec), notes=notes)
 
@@ -104,15 +102,15 @@ def _columns(spec: str, features: Any, datasets: Any) -> tuple[str, str]:
 
 
 def _rows(spec: str, split: str, table: Any, image: str, label: str, group_by: str | None) -> list[tuple[str, Item]]:
-    feature = table.features[label]
-    names = getattr(feature, "names", None)
+    names = getattr(table.features[label], "names", None)
     values = table[label][:]
     groups = [None if value is None else str(value) for value in table[group_by][:]] if group_by else [None] * len(values)
     unlabelled = [i for i, value in enumerate(values) if value is None or (names and not 0 <= value < len(names))]
     if unlabelled:
         raise DataError(f"{spec}: {len(unlabelled)} {split} rows have no label, the first is row {unlabelled[0]}.", hint="Filter them out first.")
+    stored = table.select_columns([image]).cast_column(image, type(table.features[image])(decode=False))
     return [
-        (names[value] if names else str(value), Item(f"{split}[{i}]", -1, functools.partial(_read, table, image, i), group))
+        (names[value] if names else str(value), Item(f"{split}[{i}]", -1, functools.partial(_read, stored, image, i), group))
         for i, (value, group) in enumerate(zip(values, groups, strict=True))
     ]
 

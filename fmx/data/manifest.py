@@ -79,7 +79,7 @@ def _read_csv(path: Path) -> Table:
 
 def _delimiter(text: str) -> str:
     """Choose the delimiter that splits the header into the most of our columns, then into the most columns."""
-    header = text.partition("\n")[0].strip("\r")
+    header = (text.splitlines() or [""])[0]
 
     def score(delimiter: str) -> tuple[int, int]:
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finetune import downloads
 from finetune.downloads import TORCHVISION_SETS, ensure_downloaded
 from fmx.contract import ImageInput
 from fmx.data import open_source
@@ -39,7 +38,7 @@ def test_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloads.csv, "writer", stop)
+    monkeypatch.setattr(csv, "writer", stop)
     with pytest.raises(KeyboardInterrupt):
         ensure_downloaded("torchvision:FakeData")
     assert not list((tmp_path / "data").iterdir())

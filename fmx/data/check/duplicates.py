@@ -72,7 +72,7 @@ def near_findings(table: Table, pairs: np.ndarray, severity: Severity | None = N
     """
     found: dict[str, list[str]] = {"near-copies-across-splits": [], "near-copies-across-labels": [], "near-copies": []}
     for one, other in pairs.tolist():
-        if table.digests and table.digests[one] == table.digests[other]:
+        if table.digests[one] and table.digests[one] == table.digests[other]:
             continue
         across_splits, across_labels = table.splits[one] != table.splits[other], table.labels[one] != table.labels[other]
         if across_splits:

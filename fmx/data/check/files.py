@@ -81,7 +81,7 @@ def ends_early(data: bytes) -> bool:
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data
     if data.startswith(b"GIF8"):
-        return b"\x3b" not in data[-64:]
+        return not data.rstrip(b"\0\r\n").endswith(b";")
     if data.startswith(b"RIFF"):
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     return False
@@ -124,6 +124,14 @@ def _file_marks(image: Image.Image, kind: str, name: str) -> list[tuple[str, str
         marks.append(("wrong-extension", f"it holds {kind}"))
     if orientation(image) != 1:
         marks.append(("rotated", f"orientation {orientation(image)}"))
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        marks.append(("animated", f"{getattr(image, 'n_frames', 2)} frames"))
+    if image.format != "MPO" and (frames := _frames(image)) != 1:
+        marks.append(("animated", f"{frames or 'damaged'} frames"))
     return marks
+
+
+def _frames(image: Image.Image) -> int:
+    """Count the frames; 0 where a later frame, which nothing here decodes, is damaged."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # Pillow's readers raise whatever a damaged file makes them raise
+        return 0
