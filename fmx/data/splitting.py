@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from fmx.data.parallel import in_threads
-from fmx.data.source import HELD_OUT, Item, apportion, check_classes, split_items
+from fmx.data.source import HELD_OUT, SPLITS, Item, apportion, check_classes, split_items
 from fmx.errors import DataError
 
 
@@ -31,7 +31,8 @@ def complete_splits(given: dict[str, list[Item]], labels: tuple[str, ...], seed:
     missing = {name: HELD_OUT for name in ("validation", "test") if not given.get(name)}
     check_classes(given["train"], labels, 1 + len(missing), where)
     _check_groups(given, where)
-    return given | deal(given["train"], labels, seed, missing) if missing else given
+    dealt = given | deal(given["train"], labels, seed, missing) if missing else given
+    return {name: dealt[name] for name in SPLITS}
 
 
 def deal(items: list[Item], labels: tuple[str, ...], seed: int, parts: dict[str, float]) -> dict[str, list[Item]]:

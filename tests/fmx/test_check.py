@@ -225,6 +225,27 @@ def test_copy_of_a_photograph_is_found_however_it_was_saved(change: Callable[[Im
     assert found["near-copies"].count == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda image: encode(image, "JPEG", quality=40), lambda image: encode(image.resize((90, 70)))],
+    ids=["jpeg-40", "half"],
+)
+def test_nine_in_ten_copies_of_small_crops_are_found_and_nothing_else(change: Callable[[Image.Image], bytes]) -> None:
+    """Crops of two photographs, even sky and petals among them: harder than whole photographs."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    boxes = [(x, y, x + 90, y + 70) for y in range(0, 420, 70) for x in range(0, 630, 90)]
+    crops = [image.crop(box).resize((180, 140), Image.Resampling.BICUBIC) for image in photographs for box in boxes]
+    files = [*map(encode, crops), *map(change, crops)]
+    thumbnails = np.zeros((len(files), 32, 32), np.uint8)
+    for index, data in enumerate(files):
+        read_facts(Item(str(index), 0, functools.partial(bytes, data)), thumbnails[index])
+    pairs = near_pairs(thumbnails)
+    assert set((pairs[:, 1] - pairs[:, 0]).tolist()) == {len(crops)}
+    assert len(pairs) >= 0.9 * len(crops)
+
+
 def test_different_digits_are_not_near_copies() -> None:
     kinds = {one.kind for one in check_source(open_source("digits")).findings}
     assert kinds == {"tiny", "grey"}

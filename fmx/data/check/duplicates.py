@@ -13,12 +13,13 @@ from fmx.data.check.thumbnails import difference_hashes
 
 MOST_BITS = 12
 """Bits of 64 in which the hashes of a candidate pair may differ"""
-MOST_DIFFERENCE = 5.0
-"""Mean absolute difference of two thumbnails, in grey levels, up to which they show the same"""
-MOST_RELATIVE_DIFFERENCE = 0.065
-"""The same as a share of the thumbnails' contrast: two dark, even pictures are not the same for being dark. Copies at JPEG quality 20 or a
-fifth of the size stay below 0.05; the nearest two different digits of scikit-learn's 1,797 are 0.08 apart."""
-LEAST_CONTRAST = 3.0
+MOST_DIFFERENCE = 4.5
+"""Mean absolute difference of two thumbnails, in grey levels, above which they never show the same; the nearest two different digits of
+scikit-learn's 1,797 are 5.9 apart"""
+NOISE, MOST_RELATIVE_DIFFERENCE = 0.6, 0.09
+"""The same where there is less contrast, as what any compression adds plus a share of the contrast: two dark, even pictures are not the same
+for being dark. Copies at JPEG quality 20 or a fifth of the width stay below."""
+LEAST_CONTRAST = 2.0
 """Standard deviation of a thumbnail below which it shows too little to be told from others"""
 _BANDS = 4
 _WINDOW = 12
@@ -98,7 +99,7 @@ def near_pairs(thumbnails: np.ndarray) -> np.ndarray:
     contrast = _contrast(thumbnails)
     distinct = np.flatnonzero(contrast >= LEAST_CONTRAST)
     pairs = distinct[_candidates(difference_hashes(thumbnails[distinct]))]
-    most = np.minimum(MOST_DIFFERENCE, MOST_RELATIVE_DIFFERENCE * contrast[pairs].min(axis=1, initial=255.0))
+    most = np.minimum(MOST_DIFFERENCE, NOISE + MOST_RELATIVE_DIFFERENCE * contrast[pairs].min(axis=1, initial=255.0))
     return np.asarray(pairs[_difference(thumbnails, pairs) <= most])
 
 

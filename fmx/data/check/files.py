@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from fmx.contract import ImageInput
-from fmx.data.check.thumbnails import SIDE
+from fmx.data.check.thumbnails import SIDE, row_thumbnails
 from fmx.data.source import Item
 from fmx.errors import InputError, TooLargeError
 from fmx.images import FORMATS, image_row, orientation
@@ -31,8 +31,8 @@ _SUFFIX_FORMATS = {
     ".ppm": "PPM",
     ".pgm": "PPM",
 }
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_THUMBNAIL = ImageInput(height=SIDE, width=SIDE, resize="squash", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+_DECODED = ImageInput(height=2 * SIDE, width=2 * SIDE, resize="squash", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""Twice the thumbnail: a JPEG decoded right at its size (an eighth of it) would differ from a PNG of the same image more than look-alikes do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def read_facts(item: Item, thumbnail: np.ndarray) -> FileFacts:
         return FileFacts(b"", 0, False, (("unreadable", error.strerror or type(error).__name__),))
     digest = hashlib.sha256(data).digest()
     try:
-        thumbnail[:] = np.rint(image_row(data, _THUMBNAIL) @ _LUMA)
+        thumbnail[:] = row_thumbnails(image_row(data, _DECODED)[None])[0]
     except InputError as error:
         return FileFacts(digest, len(data), False, tuple(_faults(error, data)))
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
