@@ -37,7 +37,7 @@ def open_subject(run: Run, say: Callable[[str], None]) -> Subject:
         ModelError: the network cannot be rebuilt.
     """
     info = run.info
-    source = open_source(info.settings["data"], info.settings["seed"])
+    source = open_source(info.settings["data"], info.settings["seed"], info.settings.get("group_by"))
     rows = read_splits(source, info.input)
     for split, expected in info.rows.items():
         if rows[split].fingerprint != expected:

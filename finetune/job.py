@@ -19,6 +19,7 @@ from finetune.world import World
 from fmx import storage
 from fmx.contract import ImageInput
 from fmx.data import Source, open_source
+from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, SurroundingsError
 from fmx.run import find_run, load_run
@@ -71,7 +72,7 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     network, base, spec = _build(settings, source)
     rows = read_splits(source, spec)
     _describe(source, rows, spec, say)
-    _check_rows(settings, rows)
+    _check_rows(settings, rows, source, say)
     place = folder()
     settled = {"size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings)}
     settings = settings.model_copy(update=settled)
@@ -122,10 +123,22 @@ def _describe(source: Source, rows: dict[str, Rows], spec: ImageInput, say: Say)
     )
 
 
-def _check_rows(settings: TrainSettings, rows: dict[str, Rows]) -> None:
+def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, say: Say) -> None:
+    """Refuse rows that would make the measured accuracy wrong (PlantSeg#11: 70 test images were in train), and say what looks like it.
+
+    Raises:
+        DataError: the same file in two splits or under two labels, unless leakage is allowed; or a bad image where none may be skipped.
+    """
     skipped = [fault for split in rows.values() for fault in split.skipped]
     if skipped and settings.on_bad_image == "error":
         raise DataError(f"{len(skipped)} images cannot be read: {skipped[0][0]}: {skipped[0][1]}.", hint="Repair them, or use --on-bad-image skip.")
+    said = {found: f"{found.message} (such as {'; '.join(found.examples[:2])})" for found in find_leakage(rows)}
+    errors = [line for found, line in said.items() if found.severity == "error"]
+    if errors and not settings.allow_leakage:
+        hint = f"fmx data check {source.name} lists them all; --allow-leakage trains all the same."
+        raise DataError(f"Training would be misled: {'; '.join(errors)}.", hint=hint)
+    for line in said.values():
+        say(f"{line}.")
 
 
 def choose_device(asked: str, world: World | None = None) -> torch.device:

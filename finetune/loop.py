@@ -297,9 +297,10 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(part("average"))
         slots: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for key, value in part("optimiser").items():
             number, _, slot = key.partition(".")
-            slots.setdefault(int(number), {})[slot] = value
+            slots.setdefault(int(number), {})[slot] = _laid_out_like(parameters[int(number)], value)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
         self.scaler.load_state_dict(state.facts["scaler"])
         self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"))
@@ -337,6 +338,11 @@ def split_order(order: Tensor, size: int, least: int = 2) -> tuple[Tensor, ...]:
     if len(batches) > 1 and len(batches[-1]) < least:
         return (*batches[:-2], torch.cat(batches[-2:]))
     return batches
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Give a moment the memory layout of its parameter: fused optimisers pair the two by address, and files are always contiguous."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def _freeze_norms(module: nn.Module, *, every: bool) -> None:

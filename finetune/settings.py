@@ -60,7 +60,7 @@ class TrainSettings(BaseModel):
     model: str = EMBEDDED_MODEL
     weights: str = "default"
     method: Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"] = "finetune"
-    epochs: int = Field(default=16, ge=1, le=10_000)
+    epochs: int = Field(default=12, ge=1, le=10_000)
     probe_epochs: int = Field(default=10, ge=1, le=10_000)
     """Of lp-ft's first stage."""
     probe_views: int = Field(default=0, ge=0, le=64)

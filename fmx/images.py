@@ -87,12 +87,18 @@ def _resized_side(spec: ImageInput, side: int) -> int:
     return round(side / spec.crop_fraction)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, and nothing else of the EXIF: damaged tags cost the orientation, not the image."""
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 (upright) to 8; damaged tags cost the orientation, not the image."""
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        given = image.getexif().get(_ORIENTATION)
+        return int(given) if given in _TURNS else 1
     except Exception:  # Pillow's EXIF parser raises whatever damaged tags make it raise
-        turn = None
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, and nothing else of the EXIF."""
+    turn = _TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

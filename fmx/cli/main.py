@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fmx.cli import keys
+from fmx.cli import data, keys
 from fmx.cli.doctor import doctor
 from fmx.cli.eval import evaluate
 from fmx.cli.export import export
@@ -35,6 +35,7 @@ app.command("eval")(evaluate)
 app.command()(verify)
 app.command()(inspect)
 app.command()(serve)
+app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.command()(doctor)
 

@@ -1,6 +1,6 @@
 """Where labelled rows come from. One file a source, one interface (`Source`), no torch: `fmx eval` runs in a serving environment too.
 
-Adding a source is a file with an opener and a line in `NAMED`; folders are recognised by themselves.
+Adding a source is a file with an opener and a line in one of the tables below; folders are recognised by themselves.
 """
 
 from __future__ import annotations
@@ -8,32 +8,79 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from fmx.data import huggingface, torchvision
 from fmx.data.cifar10 import find_cifar10, open_cifar10
 from fmx.data.digits import open_digits
 from fmx.data.folder import open_folder
+from fmx.data.huggingface import open_huggingface
+from fmx.data.manifest import READERS, open_manifest
 from fmx.data.source import Item, Source
-from fmx.errors import DataError, nearest_names
+from fmx.data.torchvision import open_torchvision
+from fmx.data.webdataset import holds_only_shards, open_webdataset
+from fmx.errors import DataError, UsageError, nearest_names
 
 NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": lambda seed: open_cifar10(find_cifar10(), seed)}
+"""Data known by one name; they have no groups."""
 
-__all__ = ["NAMED", "Item", "Source", "open_source"]
+PREFIXED: dict[str, Callable[[str, int, str | None], Source]] = {huggingface.PREFIX: open_huggingface, torchvision.PREFIX: open_torchvision}
+"""Families of data sets, `hf:NAME` and `torchvision:NAME`."""
+
+SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""Endings of shards; the compressed ones get an error that says what to do."""
+
+KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
+
+__all__ = ["NAMED", "PREFIXED", "Item", "Source", "open_source"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source:
-    """Open labelled data by name (`digits`, `cifar10`) or folder; the split is a function of the data and the seed.
+    """Open labelled data by name or path; the split is a function of the data and the seed.
+
+    Args:
+        spec: `digits`, `cifar10`, `hf:NAME`, `torchvision:NAME`, or the path of a folder, a manifest or shards.
+        seed: of the split, where the data have none.
+        group_by: what keeps rows together in one split: a manifest's or `hf:` column, or for folders and shards a regular expression on
+            the file name or key.
 
     Raises:
         DataError: no such source, or one that cannot be learnt from.
+        UsageError: `group_by` for data that cannot be grouped.
     """
     if spec in NAMED:
+        _refuse_groups(spec, group_by)
         return NAMED[spec](seed)
+    for prefix, opener in PREFIXED.items():
+        if spec.startswith(prefix):
+            return opener(spec, seed, group_by)
     path = Path(spec)
-    if not path.exists():
-        near = nearest_names(spec, list(NAMED))
-        known = f"Did you mean {near}? " if near else ""
-        raise DataError(f"There is no data at {spec!r}.", hint=f"{known}Give a folder with one folder a class, or one of: {', '.join(NAMED)}.")
-    if not path.is_dir():
-        raise DataError(f"{spec} is a file.", hint="Give a folder with one folder of images a class.")
+    if "{" in spec and not path.exists():
+        return open_webdataset(spec, seed, group_by)
+    if path.is_dir():
+        return _open_folder(path, spec, seed, group_by)
+    if path.is_file():
+        return _open_file(path, spec, seed, group_by)
+    near = nearest_names(spec, [*NAMED, *PREFIXED])
+    known = f"Did you mean {near}? " if near else ""
+    raise DataError(f"There is no data at {spec!r}.", hint=f"{known}Give {KINDS}, or one of: {', '.join(NAMED)}.")
+
+
+def _open_folder(path: Path, spec: str, seed: int, group_by: str | None) -> Source:
     if (path / "data_batch_1").is_file():
+        _refuse_groups(spec, group_by)
         return open_cifar10(path, seed)
-    return open_folder(path, seed)
+    if holds_only_shards(path):
+        return open_webdataset(spec, seed, group_by)
+    return open_folder(path, seed, group_by)
+
+
+def _open_file(path: Path, spec: str, seed: int, group_by: str | None) -> Source:
+    if path.suffix.lower() in READERS:
+        return open_manifest(path, seed, group_by)
+    if path.name.lower().endswith(SHARDS):
+        return open_webdataset(spec, seed, group_by)
+    raise DataError(f"{spec} is a file.", hint=f"Give {KINDS}.")
+
+
+def _refuse_groups(spec: str, group_by: str | None) -> None:
+    if group_by is not None:
+        raise UsageError(f"{spec} has nothing to group by.", hint="Leave --group-by out.")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fmx.contract import Fingerprint, ImageInput
+from fmx.data.parallel import in_threads
 from fmx.data.source import SPLITS, Item, Source
-from fmx.errors import DataError, InputError
-from fmx.host import usable_cpus
+from fmx.errors import DataError, InputError, SurroundingsError
 from fmx.images import image_row
-from fmx.progress import progress
 
 MOST_UNREADABLE = 0.05
 """Share of unreadable files above which nothing is trained or measured."""
@@ -37,6 +36,8 @@ class Rows:
     skipped: tuple[tuple[str, str], ...]
     """(name, reason) of every file that could not be read"""
     fingerprint: Fingerprint
+    digests: tuple[bytes, ...] = ()
+    """SHA-256 of every file's bytes, whatever its label: equal ones are copies"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,24 +60,29 @@ def read_splits(source: Source, spec: ImageInput, names: tuple[str, ...] = SPLIT
 def _decode(items: list[Item], spec: ImageInput, what: str) -> Rows:
     images = _allocate((len(items), spec.height, spec.width, 3))
     digests: list[bytes] = [b""] * len(items)
+    labelled: list[bytes] = [b""] * len(items)
     reasons: dict[int, str] = {}
 
     def decode(index: int) -> None:
         try:
             data = items[index].read()
             images[index] = image_row(data, spec)
-            digests[index] = hashlib.sha256(data + items[index].label.to_bytes(8, "little")).digest()
+            digest = hashlib.sha256(data)
+            digests[index] = digest.digest()
+            digest.update(items[index].label.to_bytes(8, "little"))
+            labelled[index] = digest.digest()
         except (InputError, OSError) as error:
             reasons[index] = error.message if isinstance(error, InputError) else f"it cannot be read ({error.strerror})"
 
-    _in_threads(decode, len(items), what)
+    in_threads(decode, len(items), what)
     kept = np.array([index for index in range(len(items)) if index not in reasons], dtype=np.int64)
     return Rows(
-        images=images[kept] if reasons else images,
+        images=_compact(images, kept),
         labels=np.array([items[index].label for index in kept], dtype=np.int64),
         names=tuple(items[index].name for index in kept),
         skipped=tuple((items[index].name, reasons[index]) for index in sorted(reasons)),
-        fingerprint=Fingerprint(rows=len(kept), sha256=hashlib.sha256(b"".join(digests[index] for index in kept)).hexdigest()),
+        fingerprint=Fingerprint(rows=len(kept), sha256=hashlib.sha256(b"".join(labelled[index] for index in kept)).hexdigest()),
+        digests=tuple(digests[index] for index in kept),
     )
 
 
@@ -84,19 +90,33 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     size_bytes = int(np.prod(shape))
     if size_bytes <= IN_MEMORY_BYTES:
         return np.empty(shape, dtype=np.uint8)
-    with tempfile.TemporaryFile(dir=Path(tempfile.gettempdir())) as file:
+    folder = Path(tempfile.gettempdir())
+    with tempfile.TemporaryFile(dir=folder) as file:
+        _reserve(file.fileno(), size_bytes, folder)
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
 
 
-def _in_threads(work: Callable[[int], None], count: int, what: str) -> None:
-    """Pillow releases the interpreter's lock while it decodes, so threads are enough."""
-    pool = ThreadPoolExecutor(usable_cpus())
+def _reserve(file: int, size_bytes: int, folder: Path) -> None:
+    """Really allocate the file: a disk that fills up under a sparse mapped file kills the process with SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
     try:
-        with progress(what, count) as advance:
-            for _ in pool.map(work, range(count)):
-                advance(1)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        os.posix_fallocate(file, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise SurroundingsError(
+            f"The decoded images need {size_bytes / 2**30:.1f} GiB in {folder}, which is not free.",
+            hint="Free some space, choose another disk with TMPDIR, or train at a smaller --size.",
+        ) from error
+
+
+def _compact(images: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Move the kept rows to the front in place: a copy of rows on disk might not fit into memory."""
+    for place, index in enumerate(kept):
+        if place != index:
+            images[place] = images[index]
+    return images[: len(kept)]
 
 
 def _check_skipped(skipped: list[tuple[str, str]], total: int) -> None:

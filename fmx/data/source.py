@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from fmx.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+"""How people name the splits, and how we do."""
+
 HELD_OUT = 0.2
 """Share of the rows that a split takes for validation, and again for test."""
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class Item:
     name: str
     label: int
     read: Callable[[], bytes]
+    group: str | None = None
+    """Rows of one group (a patient, a video, a house) never get into different splits."""
+    size: Callable[[], int] | None = None
+    """How many bytes `read` gives, known without reading them; None where it is not."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,36 @@ class Source:
     notes: tuple[str, ...] = field(default=())
 
 
+def sort_labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Put label names in order: by number when all are whole numbers (9 before 10), else by letters."""
+    distinct = set(names)
+    if all(_WHOLE.fullmatch(name) for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct))
+
+
+def label_items(rows: dict[str, list[tuple[str, Item]]], labels: tuple[str, ...], where: str) -> dict[str, list[Item]]:
+    """Give items the index of their label's name, split by split.
+
+    Raises:
+        DataError: a held-out split has a class that the training rows do not have.
+    """
+    index = {label: i for i, label in enumerate(labels)}
+    for split, found in rows.items():
+        unknown = sorted({label for label, _ in found} - set(index))
+        if unknown:
+            raise unknown_classes(f"{where} ({split})", unknown)
+    return {split: [replace(item, label=index[label]) for label, item in found] for split, found in rows.items()}
+
+
+def unknown_classes(where: str, unknown: list[str]) -> DataError:
+    """Build the error for classes of a held-out split that training never sees."""
+    return DataError(
+        f"{where} has classes that the training rows do not have: {', '.join(unknown)}.",
+        hint="Labels come from the training rows; add the class there or remove it here.",
+    )
+
+
 def check_classes(items: list[Item], labels: tuple[str, ...], least: int, where: str) -> None:
     """Check that there is something to learn.
 
@@ -47,7 +86,7 @@ def check_classes(items: list[Item], labels: tuple[str, ...], least: int, where:
     if not items:
         raise DataError(f"{where} holds no images.", hint="Put one folder of images a class into it.")
     if len(labels) < 2:
-        raise DataError(f"{where} holds one class ({labels[0]}); a classifier needs two.", hint="Put one folder of images a class into it.")
+        raise DataError(f"{where} holds one class ({labels[0]}); a classifier needs two.", hint="Add images of a second class.")
     counts = np.bincount([item.label for item in items], minlength=len(labels))
     thin = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True) if count < least]
     if thin:
@@ -69,14 +108,19 @@ def split_items(items: list[Item], classes: int, seed: int, parts: dict[str, flo
     sizes = np.array([len(index) for index in left])
     dealt: dict[str, list[Item]] = {}
     for name, share in parts.items():
-        counts = _apportion(sizes, share)
+        counts = apportion(sizes, share)
         dealt[name] = [items[i] for i in sorted(i for index, count in zip(left, counts, strict=True) for i in index[:count])]
         left = [index[count:] for index, count in zip(left, counts, strict=True)]
     return {"train": [items[i] for i in sorted(i for index in left for i in index)], **dealt}
 
 
-def _apportion(sizes: np.ndarray, share: float) -> np.ndarray:
-    """Take a share of every class, rounded by the largest-remainder rule so that the total is the share of the whole, rounded up."""
+def apportion(sizes: np.ndarray, share: float) -> np.ndarray:
+    """Take a share of every class, rounded by the largest-remainder rule so that the total is the share of the whole, rounded up.
+
+    Args:
+        sizes: int [classes], rows of every class.
+        share: between 0 and 1. A class gives at least one row.
+    """
     exact = sizes * share
     counts = np.maximum(1, np.floor(exact).astype(int))
     remainders = np.argsort(-(exact - np.floor(exact)), kind="stable")

@@ -14,16 +14,26 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from finetune import checkpoint
 from finetune.checkpoint import Keeper, State, load_state
 from finetune.training import train_run
 from fmx.errors import DataError, SurroundingsError, UsageError
 from fmx.run import load_run
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, encode
 
 ROOT = Path(__file__).parents[2]
-OPTIONS: dict[str, Any] = {"model": "squeezenet1_1", "weights": "none", "size": 32, "batch_size": 8, "lr": 1e-3, "ema": 0.9, "augment": "trivial", "precision": "fp32"}
+OPTIONS: dict[str, Any] = {
+    "model": "squeezenet1_1",
+    "weights": "none",
+    "size": 32,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "ema": 0.9,
+    "augment": "trivial",
+    "precision": "fp32",
+}
 """Dropout, torchvision's augmentations, the loop's own generator and a moving average: everything random and everything that has a state."""
 
 TIMES = {"seconds", "rows_per_second", "waiting"}
@@ -161,7 +171,7 @@ def test_resume_refuses_other_rows_other_options_and_finished_runs(digit_folder:
         train_run(resume="x")
     moved = data / "class-0" / "000.png"
     content = moved.read_bytes()
-    moved.write_bytes((data / "class-1" / "000.png").read_bytes())
+    moved.write_bytes(encode(Image.new("L", (8, 8), 77)))
     with pytest.raises(DataError, match="not those"):
         train_run(resume="r")
     moved.write_bytes(content)

@@ -55,6 +55,11 @@ def test_palette_transparency_goes_onto_white(spec: ImageInput) -> None:
     assert centre(image_row(data, spec)) == WHITE
 
 
+def test_palette_translucency_goes_onto_white(spec: ImageInput) -> None:
+    data = encode(flat(RED).quantize(2), "PNG", transparency=bytes([51, 51]))
+    assert centre(image_row(data, spec)) == pytest.approx((244, 210, 212), abs=3)
+
+
 def test_16_bit_grey_is_scaled_not_clipped(spec: ImageInput) -> None:
     values = np.full((40, 40), 30_000, dtype=np.uint16)
     assert centre(image_row(encode(values), spec)) == pytest.approx((117, 117, 117), abs=1)
@@ -110,8 +115,11 @@ def test_exif_orientation_is_applied_once(spec: ImageInput) -> None:
     assert centre(row[-10:]) == pytest.approx(GREEN, abs=3)
 
 
-def test_first_frame_of_an_animation_is_taken(spec: ImageInput) -> None:
-    data = encode(flat(RED), "GIF", save_all=True, append_images=[flat(GREEN)])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animation_is_taken(kind: str, spec: ImageInput) -> None:
+    data = encode(flat(RED), kind, save_all=True, append_images=[flat(GREEN)])
+    with Image.open(io.BytesIO(data)) as opened:
+        assert getattr(opened, "n_frames", 1) == 2
     assert centre(image_row(data, spec)) == pytest.approx(RED, abs=8)
 
 

@@ -1,0 +1,129 @@
+"""Data sets of Hugging Face's `datasets`: a name on the hub, a local folder that it can load, or one that `save_to_disk` left.
+
+Images are taken as the bytes that they are stored as; decoding them is fmx/images.py's, as for every other source.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fmx.data.source import SPLIT_NAMES, SPLITS, Item, Source, label_items, sort_labels
+from fmx.data.splitting import complete_splits
+from fmx.errors import DataError, missing_extra, nearest_names
+
+PREFIX = "hf:"
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+_SAVED = ("dataset_dict.json", "state.json")
+
+
+def open_huggingface(spec: str, seed: int, group_by: str | None = None) -> Source:
+    """Open `hf:NAME_OR_PATH`; the image column is the one with images, the label column the one with classes, or called label.
+
+    Args:
+        spec: with or without `hf:`.
+        seed: of the split where the data have none.
+        group_by: the column that holds the group.
+
+    Raises:
+        DataError: not there, not reachable, or without an image or a label column.
+        SurroundingsError: `datasets` is not installed.
+    """
+    name = spec.removeprefix(PREFIX)
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("data", "Reading Hugging Face data sets") from error
+    tables, notes = _splits(spec, _load(name), datasets.Dataset)
+    image, label = _columns(spec, tables["train"].features, datasets)
+    if group_by and group_by not in tables["train"].features:
+        near = nearest_names(group_by, list(tables["train"].features))
+        raise DataError(
+            f"{spec} has no column {group_by!r}.", hint=f"Did you mean {near}?" if near else f"Columns: {', '.join(tables['train'].features)}."
+        )
+    found = {split: _rows(spec, split, table, image, label, group_by) for split, table in tables.items()}
+    labels = _labels(tables["train"].features[label], (name for name, _ in found["train"]))
+    return Source(spec, labels, complete_splits(label_items(found, labels, spec), labels, seed, spec), notes=notes)
+
+
+def _load(name: str) -> Any:
+    """Load from disk or the hub. The result is a `Dataset` or a dict of them; `datasets` has no types."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    path = Path(name)
+    try:
+        if any((path / marker).is_file() for marker in _SAVED):
+            return datasets.load_from_disk(name)
+        return datasets.load_dataset(name)
+    except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if path.exists():
+            raise DataError(
+                f"{path} cannot be read as a data set ({reason}).", hint="Give a folder that Dataset.save_to_disk wrote, or hub files."
+            ) from error
+        raise DataError(
+            f"The data set {name!r} could not be loaded ({reason}).",
+            hint=f"Check the name and the network. Offline: where there is a network, run datasets.load_dataset({name!r}).save_to_disk(FOLDER), "
+            "copy FOLDER here and give --data hf:FOLDER.",
+        ) from error
+
+
+def _splits(spec: str, loaded: Any, dataset_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if isinstance(loaded, dataset_type):
+        return {"train": loaded}, ()
+    tables: dict[str, Any] = {}
+    for name, table in loaded.items():
+        split = SPLIT_NAMES.get(name.lower())
+        if split in tables:
+            raise DataError(f"{spec} has two splits for {split}.", hint="Save it with one of them: DatasetDict(...).save_to_disk(FOLDER).")
+        if split:
+            tables[split] = table
+    if "train" not in tables:
+        raise DataError(f"{spec} has no train split; its splits: {', '.join(loaded)}.", hint="Rename one with DatasetDict, and save_to_disk.")
+    unused = [name for name in loaded if name.lower() not in SPLIT_NAMES]
+    return {split: tables[split] for split in SPLITS if split in tables}, (f"Splits not used: {', '.join(unused)}.",) if unused else ()
+
+
+def _columns(spec: str, features: Any, datasets: Any) -> tuple[str, str]:
+    """Find the image and the label column. Raises: `DataError`."""
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = [name for name in LABEL_COLUMNS if name in features] or classes
+    if len(images) == 1 and labels:
+        return images[0], labels[0]
+    what = f"{len(images)} image columns" if len(images) != 1 else "no label column"
+    raise DataError(
+        f"{spec} has {what}; its columns: {', '.join(f'{name} ({type(feature).__name__})' for name, feature in features.items())}.",
+        hint="One column must be an Image feature, and one a ClassLabel or called label; see cast_column and rename_column.",
+    )
+
+
+def _rows(spec: str, split: str, table: Any, image: str, label: str, group_by: str | None) -> list[tuple[str, Item]]:
+    names = getattr(table.features[label], "names", None)
+    values = table[label][:]
+    groups = [None if value is None else str(value) for value in table[group_by][:]] if group_by else [None] * len(values)
+    unlabelled = [i for i, value in enumerate(values) if value is None or (names and not 0 <= value < len(names))]
+    if unlabelled:
+        raise DataError(f"{spec}: {len(unlabelled)} {split} rows have no label, the first is row {unlabelled[0]}.", hint="Filter them out first.")
+    stored = table.select_columns([image]).cast_column(image, type(table.features[image])(decode=False))
+    return [
+        (names[value] if names else str(value), Item(f"{split}[{i}]", -1, functools.partial(_read, stored, image, i), group))
+        for i, (value, group) in enumerate(zip(values, groups, strict=True))
+    ]
+
+
+def _read(table: Any, image: str, index: int) -> bytes:
+    stored = table[index][image] or {}
+    if stored.get("bytes"):
+        return bytes(stored["bytes"])
+    return Path(stored["path"]).read_bytes() if stored.get("path") else b""
+
+
+def _labels(feature: Any, used: Iterable[str]) -> tuple[str, ...]:
+    """Keep the class order of the data set, without classes that no training row has."""
+    found = set(used)
+    names = getattr(feature, "names", None)
+    return tuple(name for name in names if name in found) if names else sort_labels(found)
