@@ -79,13 +79,15 @@ def make_ensemble(
 ) -> Run:
     """Average the probabilities of runs, each calibrated by its own temperature, in one network.
 
+    Rows are resized as the best member's are; another member that was trained with another interpolation sees that small difference.
+
     Raises:
         UsageError: fewer than two runs, ensembles among them, or of different sizes.
         DataError: their rows differ.
     """
     members = _open_members(given, device, say)
-    if len({(run.info.input.height, run.info.input.interpolation) for run in members.runs}) > 1:
-        raise UsageError("An ensemble is one graph over one row, so its runs must have one --size and interpolation.", hint="Train them with one.")
+    if len({run.info.input.height for run in members.runs}) > 1:
+        raise UsageError("An ensemble is one graph over one row, so its runs must have one --size.", hint="Train them with one.")
     if any(run.info.members for run in members.runs):
         raise UsageError("An ensemble cannot be a member of another one.", hint="Name its members instead.")
     networks = [restore_network(run) for run in members.runs]

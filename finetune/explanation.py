@@ -27,7 +27,7 @@ class RunExplainer:
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """Answer rows."""
         with torch.inference_mode():
-            return softmax(self._network(torch.from_numpy(rows)).numpy())
+            return softmax(self._network(torch.tensor(rows)).numpy())
 
     def heat(self, row: np.ndarray, label: int) -> np.ndarray:
         """Weigh the last feature map by its gradient, and keep what speaks for the label."""
@@ -37,7 +37,7 @@ class RunExplainer:
             warnings.filterwarnings("ignore", category=UserWarning, module="captum")
             from captum.attr import LayerGradCam
 
-            images = self._network.normalise(torch.from_numpy(row[None])).requires_grad_(True)
+            images = self._network.normalise(torch.tensor(row[None])).requires_grad_(True)
             found: Tensor = LayerGradCam(self._network.body, self._layer).attribute(images, target=label, relu_attributions=True)
         return np.asarray(found.detach()[0, 0].numpy())
 

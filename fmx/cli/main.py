@@ -20,6 +20,7 @@ from fmx.cli.predict import predict
 from fmx.cli.runs import runs
 from fmx.cli.serve import serve
 from fmx.cli.train import train
+from fmx.cli.tune import tune
 from fmx.cli.verify import verify
 from fmx.errors import FmxError, SurroundingsError, disk_errors
 from fmx.host import misplaced_rooms
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(export)
+app.command()(tune)
 app.command()(soup)
 app.command()(ensemble)
 app.command()(runs)
