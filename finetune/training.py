@@ -15,6 +15,7 @@ import torch
 from finetune import checkpoint
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, read_training, write_training
+from finetune.energy import EnergyMeter
 from finetune.interruption import Interruption, interruptible
 from finetune.job import Job, Say, architecture, base_key, check_model, open_job
 from finetune.loop import Epoch, Fit, Trainer, split_order
@@ -57,7 +58,7 @@ def train_run(
         UsageError, DataError, ModelError, SurroundingsError: see `fmx.errors`; a training that had a state keeps it, and the hint says so.
         SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C; the state is saved first.
     """
-    started = time.perf_counter()
+    started, meter = time.perf_counter(), EnergyMeter()
     runs = Path(out) if out else storage.home() / "runs"
     if resume is not None:
         folder, settings = find_unfinished(resume, runs), _settings_of(resume, runs, options)
@@ -75,7 +76,7 @@ def train_run(
 
     job = open_job(settings, world, tell, place)
     with kept_if_resumable(job.folder, resuming=resume is not None) if world.is_first else nullcontext():
-        return _train(job, started, on_epoch)
+        return _train(job, started, meter, on_epoch)
 
 
 def _settings_of(resume: str, runs: Path, options: dict[str, Any]) -> TrainSettings:
@@ -85,7 +86,7 @@ def _settings_of(resume: str, runs: Path, options: dict[str, Any]) -> TrainSetti
     return check_settings({**read_training(find_unfinished(resume, runs) / checkpoint.FOLDER)["settings"], "name": None})
 
 
-def _train(job: Job, started: float, watch: Callable[[Fit], None] | None) -> Run:
+def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], None] | None) -> Run:
     saved = _check_or_write_training(job)
     state = load_state(job.states, job.say)
     job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -112,7 +113,7 @@ def _train(job: Job, started: float, watch: Callable[[Fit], None] | None) -> Run
             _write_training(job, saved)
     if trackers is not None:
         trackers.close()
-    return _finish(job, fits, saved)
+    return _finish(job, fits, saved, meter)
 
 
 def _run_stage(
@@ -184,11 +185,14 @@ def _settle_rate(job: Job, stage: Stage, inputs: Inputs, plan: Plan, objective: 
     return replace(job, settings=job.settings.model_copy(update={"lr": rate})), plan
 
 
-def _finish(job: Job, fits: list[Fit], saved: dict[str, Any]) -> Run:
+def _finish(job: Job, fits: list[Fit], saved: dict[str, Any], meter: EnergyMeter) -> Run:
     """Measure the network on the test rows and write the run; the states are then no longer needed."""
     world, settings = job.world, job.settings
     if world.is_first:
         measured = measure_network(job.network, job.rows, job.source.labels, settings, job.spec, job.device)
+        energy = meter.joules()
+        if energy is not None:
+            measured.metrics["energy_joules"] = energy  # of this process's part, where it was resumed
         measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
         if "range_test" in saved:
             measured.metrics["range_test"] = saved["range_test"]

@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from PIL import Image
 
 from export import quantize
 from export.measure import Measured
 from export.pipeline import export_package
 from export.settings import check_settings
 from export.verdict import judge_int8, refuse_or_go_on
+from finetune.network import restore_network
 from finetune.training import train_run
 from fmx.contract import Latency, Parity
 from fmx.errors import BudgetError, DataError, PackageError, UsageError
 from fmx.evaluation import evaluate_package
+from fmx.images import image_row
 from fmx.package import Package, load_package
 from fmx.predictor import PackagePredictor
 from fmx.run import Run
-from fmx.statistics import wilson_interval
-from tests.conftest import MakeFolder
+from fmx.statistics import softmax, wilson_interval
+from tests.conftest import MakeFolder, encode
 
 
 def test_package_holds_what_the_contract_says(small_package: Package, small_run: Run) -> None:
@@ -255,3 +259,46 @@ def test_variant_is_chosen_by_the_cpu(small_package: Package, monkeypatch: pytes
     assert small_package.variant().name == "int8"
     with pytest.raises(PackageError, match="no variant 'int4'"):
         small_package.variant("int4")
+
+
+def odd_files() -> list[bytes]:
+    """200 photographs' crops as phones, scanners and browsers save them: turned by EXIF, grey, CMYK, with a palette and transparency, 16-bit."""
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    files = []
+    for number in range(200):
+        photo = photos[number % 2]
+        left, top = int(rng.integers(0, 440)), int(rng.integers(0, 220))
+        crop = photo.crop((left, top, left + int(rng.integers(90, 200)), top + int(rng.integers(90, 200))))
+        kind = number % 6
+        if kind == 0:
+            turned = Image.Exif()
+            turned[0x0112] = 1 + number % 8
+            files.append(encode(crop, "JPEG", exif=turned, quality=90))
+        elif kind == 1:
+            files.append(encode(crop.convert("L"), "JPEG"))
+        elif kind == 2:
+            files.append(encode(crop.convert("CMYK"), "JPEG"))
+        elif kind == 3:
+            files.append(encode(crop.convert("P"), "PNG", transparency=3))
+        elif kind == 4:
+            files.append(encode(np.asarray(crop.convert("L")).astype(np.uint16) * 257, "PNG"))
+        else:
+            files.append(encode(crop, "WEBP", quality=80))
+    return files
+
+
+def test_trainer_exporter_and_predictor_see_the_same_image_ultralytics_4696(small_package: Package, small_run: Run) -> None:
+    """ultralytics#4696 (0.96 in validation, 0.6 in predict), #7069, #22790: preprocessing differed between the stages."""
+    files = odd_files()
+    eager = restore_network(small_run)
+    rows = np.stack([image_row(data, small_run.info.input) for data in files])
+    with torch.inference_mode():
+        wanted = softmax(eager(torch.from_numpy(rows)).numpy())
+    predictor = PackagePredictor.open(small_package.folder, variant="fp32")
+    answers = [prediction["labels"] for prediction in predictor.predict(files, top_k=10)]
+    given = np.array([[next(one["score"] for one in labels if one["label"] == label) for label in small_run.info.labels] for labels in answers])
+    assert np.abs(given - wanted).max() < 1e-4
+    assert (given.argmax(axis=1) == wanted.argmax(axis=1)).all()

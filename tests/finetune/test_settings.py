@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from finetune.energy import EnergyMeter
 from finetune.loop import Trainer
 from finetune.network import Network, build_network
 from finetune.regularisation import set_drop_path, set_dropout
@@ -176,6 +177,18 @@ def test_tracker_that_is_not_installed_is_said(digit_folder: MakeFolder) -> None
         pytest.skip("wandb is installed here")
     with pytest.raises(SurroundingsError, match="wandb"):
         train_run(data=str(digit_folder(2, 12)), size=32, epochs=1, method="linear-probe", track=("wandb",))
+
+
+def test_energy_is_read_from_the_counters_and_over_their_wrap(tmp_path: Path) -> None:
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of the package, which is counted already
+    (package / "max_energy_range_uj").write_text("10000000\n")
+    (package / "energy_uj").write_text("9000000\n")
+    meter = EnergyMeter(tmp_path)
+    (package / "energy_uj").write_text("2000000\n")
+    assert meter.joules() == 3.0
+    assert EnergyMeter(tmp_path / "nothing").joules() is None or torch.cuda.is_available()
 
 
 def test_average_of_weights_is_what_is_kept(digit_folder: MakeFolder) -> None:
