@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from types import MethodType
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 _HOLDER_SHARE = 0.5
@@ -63,24 +67,15 @@ def checkpoint_gradients(body: nn.Module) -> int:
 
 
 def _checkpoint(module: nn.Module) -> None:
-    forward = module.forward
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    module.forward = MethodType(_recomputing, module)  # a method, not a closure: a copy of the module (EMA, range test) must use its own weights
 
-    def run(*arguments: Any) -> Any:
+
+def _recomputing(self: nn.Module, *arguments: Any) -> Any:
+    forward = partial(type(self).forward, self)
+    if not self.training or not torch.is_grad_enabled():
         return forward(*arguments)
-
-    def recomputing(*arguments: Any) -> Any:
-        if not module.training or not any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments):
-            return forward(*arguments)
-        return checkpoint(run, *arguments, use_reentrant=False, context_fn=lambda: (_Plain(), _FrozenStatistics(norms)))
-
-    module.forward = recomputing
-
-
-class _Plain:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exc: object) -> None: ...
+    norms = [norm for norm in self.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    return checkpoint(forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _FrozenStatistics(norms)))
 
 
 class _FrozenStatistics:

@@ -74,7 +74,7 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     _describe(source, rows, spec, say)
     _check_rows(settings, rows, source, say)
     place = folder()
-    settled = {"size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings)}
+    settled = {"size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings, network)}
     settings = settings.model_copy(update=settled)
     return Job(place, settings, world, device, source, rows, network, base, spec, say)
 
@@ -93,10 +93,12 @@ def _build(settings: TrainSettings, source: Source) -> tuple[Network, BaseModel,
     return network, base, spec
 
 
-def _norm_statistics(settings: TrainSettings) -> str:
+def _norm_statistics(settings: TrainSettings, network: Network) -> str:
+    """Resolve `auto`: statistics that some training has moved from where they start are worth keeping."""
     if settings.norm_statistics != "auto":
         return settings.norm_statistics
-    return "batch" if settings.weights == "none" and not settings.model.startswith(CONTINUED) else "frozen"
+    norms = [module for module in network.body.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    return "frozen" if any(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms) else "batch"
 
 
 def check_model(model: str) -> None:

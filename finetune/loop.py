@@ -102,9 +102,9 @@ class _Later:
 class Trainer:
     """One stage while it is trained: what it trains with, and everything that changes."""
 
-    def __init__(self, plan: Plan, objective: Objective, settings: TrainSettings, stage: str, epochs: int, precision: str, world: World, say: Say):
+    def __init__(self, plan: Plan, objective: Objective, settings: TrainSettings, stage: str, epochs: int, world: World, say: Say):
         self.plan, self.objective, self.settings = plan, objective, settings
-        self.stage, self.epochs, self.precision, self.world, self.say = stage, epochs, precision, world, say
+        self.stage, self.epochs, self.precision, self.world, self.say = stage, epochs, settings.precision, world, say
         self.device = next(plan.module.parameters()).device
         self.batch_size = int(settings.batch_size)
         _freeze_norms(plan.module, every=plan.freeze_statistics)
@@ -112,7 +112,7 @@ class Trainer:
         if settings.compile:
             self.running = torch.compile(self.running)  # type: ignore[assignment]
         self.average = moving_average(plan.module, settings.ema) if settings.ema else None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.generator = torch.Generator()
         self.fit = Fit()
         self.parts = settings.accumulate

@@ -47,18 +47,19 @@ def network_groups(body: nn.Module, head: Head, settings: TrainSettings, rate: f
     Layer-wise decay: Howard & Ruder 2018, arXiv:1801.06146, in the exponential form of Clark et al. 2020, arXiv:2003.10555.
     """
     head_ids = {id(parameter) for parameter in head.layer.parameters()}
-    groups = parameter_groups(head.layer.parameters(), rate * settings.head_factor, settings.weight_decay)
+    of_head = parameter_groups(head.layer.parameters(), rate * settings.head_factor, settings.weight_decay)
     if settings.layer_decay == 1:
         base = [parameter for parameter in body.parameters() if id(parameter) not in head_ids]
-        return parameter_groups(base, rate, settings.weight_decay) + groups
+        return parameter_groups(base, rate, settings.weight_decay) + of_head
     layers = [[p for module in layer for p in module.parameters() if id(p) not in head_ids] for layer in layers_in_order(body)]
     layers = [layer for layer in layers if layer]
     known = head_ids | {id(parameter) for layer in layers for parameter in layer}
     first = [parameter for parameter in body.parameters() if id(parameter) not in known]  # class tokens, position embeddings
     layers[0] = first + layers[0]
+    groups: list[dict[str, Any]] = []
     for height, layer in enumerate(reversed(layers)):
         groups += parameter_groups(layer, rate * settings.layer_decay**height, settings.weight_decay)
-    return groups
+    return groups + of_head
 
 
 def build_optimiser(groups: list[dict[str, Any]], kind: str) -> torch.optim.Optimizer:

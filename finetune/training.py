@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from finetune import checkpoint
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, read_training, write_training
 from finetune.energy import EnergyMeter
-from finetune.interruption import Interruption, interruptible
+from finetune.interruption import interruptible
 from finetune.job import Job, Say, architecture, base_key, check_model, open_job
 from finetune.loop import Epoch, Fit, Trainer, split_order
 from finetune.measurement import measure_network
@@ -98,27 +98,27 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
     done = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in saved["stages"].items()}
     fits = [Fit(done[stage.name]) for stage in stages[:first]]
     trackers = Trackers(job.folder, job.settings, sum(len(fit.epochs) for fit in fits)) if job.world.is_first else None
-    with interruptible() as interruption:
-        for stage in stages[first:]:
-            job, plan, objective, precision = _prepare_stage(job, stage, inputs, saved)
-            trainer = Trainer(plan, objective, job.settings, stage.name, stage.epochs(job.settings), precision, job.world, job.say)
-            if state is not None:
-                trainer.restore(state)
-                job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
-            state = None
-            saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
-            fits.append(_run_stage(job, trainer, interruption, fits, trackers, watch if stage is stages[-1] else None))
-            plan.finish()
-            saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
+    for stage in stages[first:]:
+        ready = _prepare_stage(job, stage, inputs, saved)
+        if stage is stages[-1]:
+            job = replace(job, settings=ready.settings)
             _write_training(job, saved)
+        trainer = Trainer(ready.plan, ready.objective, ready.settings, stage.name, stage.epochs(ready.settings), job.world, job.say)
+        if state is not None:
+            trainer.restore(state)
+            job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
+        state = None
+        saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
+        fits.append(_run_stage(job, trainer, fits, trackers, watch if stage is stages[-1] else None))
+        ready.plan.finish()
+        saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
+        _write_training(job, saved)
     if trackers is not None:
         trackers.close()
     return _finish(job, fits, saved, meter)
 
 
-def _run_stage(
-    job: Job, trainer: Trainer, interruption: Interruption, earlier: list[Fit], trackers: Trackers | None, watch: Callable[[Fit], None] | None
-) -> Fit:
+def _run_stage(job: Job, trainer: Trainer, earlier: list[Fit], trackers: Trackers | None, watch: Callable[[Fit], None] | None) -> Fit:
     """Train one stage; only the first process writes states, metrics and curves."""
     before = [epoch for fit in earlier for epoch in fit.epochs]
 
@@ -136,53 +136,66 @@ def _run_stage(
             watch(fit)
 
     keeper = Keeper(job.states, job.settings.checkpoint_minutes) if job.world.is_first else None
-    return trainer.run(keeper, interruption, on_epoch)
+    with interruptible() as interruption:
+        return trainer.run(keeper, interruption, on_epoch)
 
 
-def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]) -> tuple[Job, Plan, Objective, str]:
-    """Make a stage's plan and objective, and settle what was left open (`auto`), which is then written down."""
-    settings, network = job.settings, job.network
+@dataclass(frozen=True)
+class Ready:
+    """A stage with everything that was left open (`auto`) settled."""
+
+    settings: TrainSettings
+    plan: Plan
+    objective: Objective
+
+
+def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]) -> Ready:
+    """Make a stage's plan and objective, and settle its precision, batch size and rate."""
+    network, settings = job.network, job.settings
     plan = stage.plan(network, inputs, settings, job.device)
-    if not plan.on_images:
-        job = replace(job, settings=settings.model_copy(update={"batch_size": 32 if settings.batch_size == "auto" else settings.batch_size}))
-        precision = "fp32"
-    else:
+    if plan.on_images:
         if settings.gradient_checkpointing:
             job.say(f"{checkpoint_gradients(network.body)} blocks recompute their activations.")
-        example = plan.batch(plan.train_inputs[: min(32, len(plan.train_inputs))], None)
-        precision = job.world.agree(choose_precision(settings.precision, plan.module, example, job.device, job.say))
-        size = settings.batch_size
-        if size == "auto":
-            size = choose_batch_size(plan.module, example[:1], len(plan.train_labels), precision, job.device, job.say)
-        job = replace(job, settings=settings.model_copy(update={"precision": precision, "batch_size": job.world.agree(size)}))
-    job.say(f"{settings.model} ({job.base.weights_origin}), {stage.name} on {job.device}, {precision}: {_trained_share(network)}.")
-    _describe_batch(job)
-    objective = build_objective(job.settings, plan, network, job.spec, job.source.labels, job.source.may_flip, job.device)
+        settings = _settle_speed(job, plan)
+    else:
+        settings = settings.model_copy(update={"precision": "fp32", "batch_size": 32 if settings.batch_size == "auto" else settings.batch_size})
+    job.say(f"{settings.model} ({job.base.weights_origin}), {stage.name} on {job.device}, {settings.precision}: {_trained_share(network)}.")
+    _describe_batch(job.world.size, int(settings.batch_size), job.say)
+    objective = build_objective(settings, plan, network, job.spec, job.source.labels, job.source.may_flip, job.device)
     if settings.lr == "auto" and stage is METHODS[settings.method][-1]:
-        job, plan = _settle_rate(job, stage, inputs, plan, objective, precision, saved)
-    _write_training(job, saved)
-    return job, plan, objective, precision
+        settings = _settle_rate(job, settings, plan, objective, saved)
+    return Ready(settings, plan, objective)
 
 
-def _settle_rate(job: Job, stage: Stage, inputs: Inputs, plan: Plan, objective: Objective, precision: str, saved: dict[str, Any]) -> tuple[Job, Plan]:
-    """Find the peak rate by a range test, then scale the plan's groups to it."""
-    order = torch.randperm(len(plan.train_labels), generator=torch.Generator().manual_seed(job.settings.seed))
-    batches = split_order(order, int(job.settings.batch_size))
-    generator = torch.Generator().manual_seed(job.settings.seed)
+def _settle_speed(job: Job, plan: Plan) -> TrainSettings:
+    """Choose precision and batch size by measurement where they are left open; every process takes the first one's."""
+    example = plan.batch(plan.train_inputs[: min(32, len(plan.train_inputs))], None)
+    precision = job.world.agree(choose_precision(job.settings.precision, plan.module, example, job.device, job.say))
+    size = job.settings.batch_size
+    if size == "auto":
+        size = job.world.agree(choose_batch_size(plan.module, example[:1], len(plan.train_labels), precision, job.device, job.say))
+    return job.settings.model_copy(update={"precision": precision, "batch_size": size})
+
+
+def _settle_rate(job: Job, settings: TrainSettings, plan: Plan, objective: Objective, saved: dict[str, Any]) -> TrainSettings:
+    """Find the peak rate by a range test, and scale the plan's groups to it."""
+    order = torch.randperm(len(plan.train_labels), generator=torch.Generator().manual_seed(settings.seed))
+    batches = split_order(order, int(settings.batch_size))
+    generator = torch.Generator().manual_seed(settings.seed)
 
     def batch_loss(module: torch.nn.Module, step: int) -> torch.Tensor:
         index = batches[step % len(batches)]
-        with autocast(precision, job.device):
+        with autocast(settings.precision, job.device):
             return objective(module, plan.batch(plan.train_inputs[index], generator), plan.train_labels[index].to(job.device), generator)
 
-    found, curve = range_test(plan.module, plan.groups, job.settings.optimiser, batch_loss)
+    found, curve = range_test(plan.module, plan.groups, settings.optimiser, batch_loss)
     rate = float(job.world.agree(float(f"{found:.2g}")))
     job.say(f"Range test: the peak learning rate is {rate:g} (a tenth of the rate with the lowest loss).")
     saved["range_test"] = curve
     scale = rate / plan.groups[0]["peak"]
     for group in plan.groups:
         group["peak"] *= scale
-    return replace(job, settings=job.settings.model_copy(update={"lr": rate})), plan
+    return settings.model_copy(update={"lr": rate})
 
 
 def _finish(job: Job, fits: list[Fit], saved: dict[str, Any], meter: EnergyMeter) -> Run:
@@ -244,12 +257,11 @@ def _nothing(line: str) -> None:
     """Say nothing."""
 
 
-def _describe_batch(job: Job) -> None:
+def _describe_batch(processes: int, rows: int, say: Say) -> None:
     """Say how many rows take a step together, which no number of processes changes, and why the rate therefore stays."""
-    if job.world.size > 1:
-        rows = int(job.settings.batch_size)
-        job.say(
-            f"{job.world.size} processes share each batch of {rows} rows (about {rows / job.world.size:g} each), "
+    if processes > 1:
+        say(
+            f"{processes} processes share each batch of {rows} rows (about {rows / processes:g} each), "
             "so the effective batch size and the learning rate are those of one process."
         )
 

@@ -59,8 +59,10 @@ def kept_if_resumable(folder: Path, resuming: bool) -> Iterator[None]:
         with disk_errors(f"writing {folder}"):
             yield
     except BaseException as error:
-        has_state = load_state(folder / checkpoint.FOLDER, lambda line: None) is not None
-        if not resuming and not has_state and not isinstance(error, SystemExit):
+        states = folder / checkpoint.FOLDER
+        is_worth_keeping = resuming or load_state(states, lambda line: None) is not None
+        is_terminated = isinstance(error, SystemExit) and checkpoint.is_begun(states)
+        if not is_worth_keeping and not is_terminated:
             shutil.rmtree(folder, ignore_errors=True)
         elif isinstance(error, FmxError):
             error.hint = f"{error.hint} The state is kept: fmx train --resume {folder.name}".strip()

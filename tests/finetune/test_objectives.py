@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ def tiny_plan(settings: TrainSettings, rows: int = 33) -> tuple[Network, Plan, I
 
 
 def gradients(accumulate: int, **options: Any) -> list[Tensor]:
-    settings = check_settings({"augment": "none", "batch_size": 64, "accumulate": accumulate, "epochs": 1, **options})
+    settings = check_settings({"augment": "none", "batch_size": 64, "accumulate": accumulate, "epochs": 1, "precision": "fp32", **options})
     network, plan, spec = tiny_plan(settings)
     objective = build_objective(settings, plan, network, spec, ("a", "b", "c"), False, DEVICE)
-    trainer = Trainer(plan, objective, settings, "finetune", 1, "fp32", World(), lambda line: None)
+    trainer = Trainer(plan, objective, settings, "finetune", 1, World(), lambda line: None)
     trainer.generator.manual_seed(0)
     index = torch.arange(33)
     trainer._accumulate(plan.train_inputs[index], plan.train_labels[index], len(index))
@@ -80,7 +81,7 @@ def test_gradient_is_the_same_however_a_batch_is_cut_transformers_37766(parts: i
 
 
 def test_memory_that_runs_out_cuts_the_batch_finer_and_goes_on() -> None:
-    settings = check_settings({"augment": "none", "batch_size": 64, "epochs": 1})
+    settings = check_settings({"augment": "none", "batch_size": 64, "epochs": 1, "precision": "fp32"})
     network, plan, spec = tiny_plan(settings)
     objective = build_objective(settings, plan, network, spec, ("a", "b", "c"), False, DEVICE)
 
@@ -90,7 +91,7 @@ def test_memory_that_runs_out_cuts_the_batch_finer_and_goes_on() -> None:
         return objective(module, images, labels, generator)
 
     said: list[str] = []
-    trainer = Trainer(plan, hungry, settings, "finetune", 1, "fp32", World(), said.append)
+    trainer = Trainer(plan, hungry, settings, "finetune", 1, World(), said.append)
     trainer.generator.manual_seed(0)
     index = torch.arange(33)
     loss = trainer._step(index, plan.train_inputs[index])
@@ -183,10 +184,10 @@ def test_class_weights_give_every_class_the_same_say() -> None:
 
 
 def test_sampler_shows_rare_classes_as_often() -> None:
-    settings = check_settings({"balance": "sampler", "epochs": 1, "batch_size": 16})
+    settings = check_settings({"balance": "sampler", "epochs": 1, "batch_size": 16, "precision": "fp32"})
     _, plan, _ = tiny_plan(settings, rows=400)
     plan.train_labels[:] = (torch.arange(400) % 10 == 0).long()
-    trainer = Trainer(plan, lambda *_: torch.zeros(()), settings, "finetune", 1, "fp32", World(), lambda line: None)
+    trainer = Trainer(plan, lambda *_: torch.zeros(()), settings, "finetune", 1, World(), lambda line: None)
     shown = plan.train_labels[torch.cat(trainer._batches(0))].float().mean()
     assert 0.4 < float(shown) < 0.6
 
@@ -237,6 +238,7 @@ def test_layer_decay_gives_each_layer_its_rate() -> None:
     groups = network_groups(network.body, network.head, settings, 1.0)
     rates = {id(parameter): group["peak"] for group in groups for parameter in group["params"]}
     assert len(rates) == len(list(network.body.parameters()))
+    assert groups[0]["peak"] == 1.0  # the one that --lr, and so the range test, speaks of
     body: Any = network.body
     assert rates[id(body.fc.weight)] == 3.0
     assert rates[id(body.layer4[1].conv1.weight)] == 1.0
@@ -271,6 +273,20 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_statistics(name: st
         assert right is not None
         assert torch.allclose(left, right, atol=1e-5)
     assert all(torch.allclose(value.float(), results[1][1][key].float(), atol=1e-6) for key, value in results[0][1].items())
+
+
+def test_copy_of_a_checkpointed_network_uses_its_own_weights() -> None:
+    """A moving average and a range test copy the network."""
+    network, _, _ = build_network("resnet18", "none", 32, 5)
+    checkpoint_gradients(network.body)
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    rows = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    for training in (True, False):
+        assert not twin.train(training)(rows).any()
+        assert network.train(training)(rows).any()
 
 
 def test_layers_hold_every_weight_once() -> None:
