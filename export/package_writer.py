@@ -129,6 +129,7 @@ def _origin(run: Run) -> dict[str, Any]:
         "seed": info.settings["seed"],
         "split_seed": info.settings.get("split_seed", info.settings["seed"]),
         "temperature": info.temperature,
+        **({"data": info.settings["data"], "group_by": info.settings["group_by"]} if info.settings.get("group_by") else {}),
         "weights_sha256": info.weights_sha256,
         "accuracy": info.accuracy.model_dump(),
         "created": info.created,

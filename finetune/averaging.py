@@ -1,4 +1,4 @@
-"""Averages of weights: along one training (EMA), and over finished runs (soups are finetune/soup.py)."""
+"""Averages of weights: along one training (EMA), and over finished runs (finetune/combination.py makes soups of them)."""
 
 from __future__ import annotations
 

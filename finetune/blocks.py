@@ -70,12 +70,12 @@ def _checkpoint(module: nn.Module) -> None:
     module.forward = MethodType(_recomputing, module)  # a method, not a closure: a copy of the module (EMA, range test) must use its own weights
 
 
-def _recomputing(self: nn.Module, *arguments: Any) -> Any:
+def _recomputing(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
     forward = partial(type(self).forward, self)
     if not self.training or not torch.is_grad_enabled():
-        return forward(*arguments)
+        return forward(*arguments, **keywords)
     norms = [norm for norm in self.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    return checkpoint(forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _FrozenStatistics(norms)))
+    return checkpoint(forward, *arguments, **keywords, use_reentrant=False, context_fn=lambda: (nullcontext(), _FrozenStatistics(norms)))
 
 
 class _FrozenStatistics:

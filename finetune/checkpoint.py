@@ -57,7 +57,7 @@ class Keeper:
         """Write a state and forget all but the last two. Raises: `SurroundingsError` on a full disk; the states before it stay valid."""
         entries = _entries(self.folder)
         name = f"state-{1 + max((_number(entry['file']) for entry in entries), default=0):06d}.safetensors"
-        data = save({key: value.detach().cpu().contiguous() for key, value in state.tensors.items()}, {"facts": json.dumps(state.facts)})
+        data = save(_apart(state.tensors), {"facts": json.dumps(state.facts)})
         storage.write_bytes(self.folder / name, data)
         kept = [*entries, {"file": name, "sha256": storage.sha256_bytes(data)}][-KEPT:]
         storage.write_text(self.folder / INDEX, json.dumps(kept, indent=2) + "\n")
@@ -108,6 +108,17 @@ def _entries(folder: Path) -> list[dict[str, str]]:
         return list(json.loads((folder / INDEX).read_text()))
     except (OSError, ValueError):
         return []
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """Copy tensors that share their memory (tied weights), which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for key, value in tensors.items():
+        plain = value.detach().cpu().contiguous()
+        apart[key] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return apart
 
 
 def _number(name: str) -> int:

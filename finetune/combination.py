@@ -108,7 +108,7 @@ def _open_members(given: Sequence[str], device: str, say: Say) -> Members:
         if run.info.labels != first.labels or run.info.rows != first.rows:
             raise DataError(
                 f"{run.info.name} was trained on other rows than {first.name}.",
-                hint="Runs that are combined need the same data, split and seed of the split: train them with the same --data and --seed.",
+                hint="Runs that are combined need the same data, split and seed of the split: train them with the same --data and --split-seed.",
             )
     source = reopen_source(first.settings)
     rows = read_splits(source, first.input)

@@ -35,6 +35,8 @@ def evaluate_run(run: Run, data: str, device: torch.device, *, split_seed: int |
     """Measure a run's eager network on the test rows of a source, as `fmx.evaluation.evaluate_package` does a package."""
     info = run.info
     seed = info.settings.get("split_seed", info.settings["seed"]) if split_seed is None else split_seed
+    if group_by is None and data == info.settings["data"]:
+        group_by = info.settings.get("group_by")
     rows = labelled_rows(data, seed, group_by, info.input, info.labels, info.name)
     probabilities = eager_probabilities(restore_network(run).to(device), rows, device)
     facts = {"run": info.name, "package": None, "data": data, "rows_of_run": rows.fingerprint == info.rows.get("test")}

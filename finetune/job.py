@@ -21,8 +21,9 @@ from fmx.contract import ImageInput
 from fmx.data import Source, open_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
-from fmx.errors import DataError, SurroundingsError
+from fmx.errors import DataError, SurroundingsError, UsageError
 from fmx.run import find_run, load_run
+from fmx.storage import LATEST
 
 Say = Callable[[str], None]
 """Takes a line for a person."""
@@ -64,6 +65,10 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
         DataError, ModelError, UsageError, SurroundingsError: nothing was made.
     """
     device = choose_device(settings.device, world)
+    if settings.batch_size != "auto" and settings.batch_size < 2 * world.size:
+        raise UsageError(
+            f"--batch-size is {settings.batch_size}, shared by {world.size} processes: each needs at least two rows.", hint="Raise it, or use fewer."
+        )
     if world.is_first:
         ensure_downloaded(settings.data)
     world.wait()
@@ -74,7 +79,8 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     _describe(source, rows, spec, say)
     _check_rows(settings, rows, source, say)
     place = folder()
-    settled = {"size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings, network)}
+    pinned = {"model": _pinned(settings.model, CONTINUED), "teacher": settings.teacher and _pinned(settings.teacher)}
+    settled = {**pinned, "size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings, network)}
     settings = settings.model_copy(update=settled)
     return Job(place, settings, world, device, source, rows, network, base, spec, say)
 
@@ -93,10 +99,17 @@ def _build(settings: TrainSettings, source: Source) -> tuple[Network, BaseModel,
     return network, base, spec
 
 
+def _pinned(given: str, prefix: str = "") -> str:
+    """Write `latest` down as the run that it names now: it will name another one when this training is resumed or repeated."""
+    return prefix + find_run(None).name if given == prefix + LATEST else given
+
+
 def _norm_statistics(settings: TrainSettings, network: Network) -> str:
     """Resolve `auto`: statistics that some training has moved from where they start are worth keeping."""
     if settings.norm_statistics != "auto":
         return settings.norm_statistics
+    if settings.method == "linear-probe":
+        return "frozen"
     norms = [module for module in network.body.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     return "frozen" if any(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms) else "batch"
 
@@ -137,7 +150,8 @@ def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, 
     said = {found: f"{found.message} (such as {'; '.join(found.examples[:2])})" for found in find_leakage(rows)}
     errors = [line for found, line in said.items() if found.severity == "error"]
     if errors and not settings.allow_leakage:
-        hint = f"fmx data check {source.name} lists them all; --allow-leakage trains all the same."
+        options = f" --group-by '{settings.group_by}'" if settings.group_by else ""
+        hint = f"fmx data check {source.name}{options} lists them all; --allow-leakage trains all the same."
         raise DataError(f"Training would be misled: {'; '.join(errors)}.", hint=hint)
     for line in said.values():
         say(f"{line}.")

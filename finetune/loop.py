@@ -107,7 +107,7 @@ class Trainer:
         self.stage, self.epochs, self.precision, self.world, self.say = stage, epochs, settings.precision, world, say
         self.device = next(plan.module.parameters()).device
         self.batch_size = int(settings.batch_size)
-        _freeze_norms(plan.module, every=plan.freeze_statistics)
+        freeze_norms(plan.module, every=plan.freeze_statistics)
         self.running, self.optimiser = world.prepare(plan.module, build_optimiser(plan.groups, settings.optimiser))
         if settings.compile:
             self.running = torch.compile(self.running)  # type: ignore[assignment]
@@ -152,7 +152,7 @@ class Trainer:
             self.generator.manual_seed(seed + 1 + self.world.rank)
             torch.manual_seed(seed + self.world.rank)  # dropout, stochastic depth, torchvision's augmentations
         self.plan.module.train()
-        _freeze_norms(self.plan.module, every=self.plan.freeze_statistics)
+        freeze_norms(self.plan.module, every=self.plan.freeze_statistics)
         started = time.perf_counter() - self.seconds
         steps = len(batches) * self.epochs
         rest = batches[self.position :]
@@ -228,9 +228,8 @@ class Trainer:
         """
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
-        for part_inputs, part_labels in zip(torch.tensor_split(inputs, self.parts), torch.tensor_split(labels, self.parts), strict=True):
-            if not len(part_labels):
-                continue
+        parts = min(self.parts, rows // self.world.size)  # the same number in every process, and none of them empty
+        for part_inputs, part_labels in zip(torch.tensor_split(inputs, parts), torch.tensor_split(labels, parts), strict=True):
             with autocast(self.precision, self.device):
                 images = self.plan.batch(part_inputs, self.generator)
                 loss = self.objective(self.running, images, part_labels, self.generator) * (len(part_labels) / rows)
@@ -242,6 +241,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self.world.size > 1:
+            raise ModelError("Memory ran out in one of several processes.", hint="Raise --accumulate, or lower --batch-size.") from error
         if self.parts * 2 > rows:
             raise ModelError("Not even two rows of a batch fit into memory.", hint="Use a smaller --size or a smaller --model.") from error
         self.parts *= 2
@@ -373,7 +374,7 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
-def _freeze_norms(module: nn.Module, *, every: bool) -> None:
+def freeze_norms(module: nn.Module, *, every: bool) -> None:
     """Keep norms whose weights are frozen, or every norm, from counting batches (pytorch#86590): `train()` would start them again."""
     for part in module.modules():
         own = list(part.parameters(recurse=False))

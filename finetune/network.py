@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finetune.base_models import BaseModel, build_base_model
+from finetune.base_models import BaseModel, build_base_model, try_size
 from finetune.ensemble import Ensemble
 from finetune.heads import Head, find_head, replace_head
 from fmx.contract import ImageInput
@@ -50,6 +50,7 @@ def build_network(name: str, weights: str, size: int, classes: int) -> tuple[Net
     """Build a base model with a fresh head and the input contract that goes with it. Raises: `ModelError`."""
     base = build_base_model(name, weights, size)
     replace_head(base.module, classes)
+    try_size(base.module, name, size, classes)
     spec = ImageInput(height=size, width=size, mean=base.mean, std=base.std, interpolation=base.interpolation)  # type: ignore[arg-type]
     return Network(base.module, spec), base, spec
 

@@ -31,12 +31,12 @@ def rate_factor(step: int, steps: int, warmup: float, schedule: str = "cosine") 
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Group trainable parameters at one peak rate; vectors (norms, biases) are not decayed, and empty groups are left out."""
+def parameter_groups(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float, share: float = 1.0) -> list[dict[str, Any]]:
+    """Group trainable parameters at one peak rate, `rate` times `share`; vectors (norms, biases) are not decayed, and empty groups are left out."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "peak": rate, "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "peak": rate, "weight_decay": 0.0},
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "peak": rate * share, "share": share, "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "peak": rate * share, "share": share, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -47,7 +47,7 @@ def network_groups(body: nn.Module, head: Head, settings: TrainSettings, rate: f
     Layer-wise decay: Howard & Ruder 2018, arXiv:1801.06146, in the exponential form of Clark et al. 2020, arXiv:2003.10555.
     """
     head_ids = {id(parameter) for parameter in head.layer.parameters()}
-    of_head = parameter_groups(head.layer.parameters(), rate * settings.head_factor, settings.weight_decay)
+    of_head = parameter_groups(head.layer.parameters(), rate, settings.weight_decay, settings.head_factor)
     if settings.layer_decay == 1:
         base = [parameter for parameter in body.parameters() if id(parameter) not in head_ids]
         return parameter_groups(base, rate, settings.weight_decay) + of_head
@@ -58,7 +58,7 @@ def network_groups(body: nn.Module, head: Head, settings: TrainSettings, rate: f
     layers[0] = first + layers[0]
     groups: list[dict[str, Any]] = []
     for height, layer in enumerate(reversed(layers)):
-        groups += parameter_groups(layer, rate * settings.layer_decay**height, settings.weight_decay)
+        groups += parameter_groups(layer, rate, settings.weight_decay, settings.layer_decay**height)
     return groups + of_head
 
 
@@ -88,7 +88,7 @@ def range_test(
     """
     devices = sorted({parameter.device.index or 0 for parameter in module.parameters() if parameter.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
-        trial = copy.deepcopy(module).train()
+        trial = copy.deepcopy(module)  # as the loop has prepared it: in training mode, but for norms whose statistics are frozen
         twins = dict(zip((id(p) for p in module.parameters()), trial.parameters(), strict=True))
         lead = groups[0]["peak"]
         optimiser = build_optimiser([{**group, "params": [twins[id(p)] for p in group["params"]]} for group in groups], kind)

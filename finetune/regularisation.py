@@ -10,14 +10,12 @@ from fmx.errors import UsageError
 
 
 def set_dropout(network: Network, share: float) -> None:
-    """Drop this share of the head's inputs while training: the model's own dropout before the head is set, or one is added as a hook."""
+    """Drop this share of the head's inputs while training, by a hook, so that a probe on features does it too; the model's own dropout there goes."""
     head = network.head
     parent = network.body.get_submodule(head.path.rpartition(".")[0])
-    own = [module for module in parent.children() if isinstance(module, nn.Dropout)]
-    for module in own:
-        module.p = share
-    if own:
-        return
+    for name, module in parent.named_children():
+        if isinstance(module, nn.Dropout) and (isinstance(parent, nn.Sequential) or name == "head_drop"):
+            module.p = 0.0
 
     def drop(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return functional.dropout(arguments[0], share, training=layer.training), *arguments[1:]

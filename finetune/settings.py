@@ -36,7 +36,11 @@ def _number_or_word(value: Any) -> Any:
 def _is_auto_or(low: float, strict: bool) -> BeforeValidator:
     def read(value: Any) -> Any:
         value = _number_or_word(value)
-        if value not in (None, "auto") and not (value > low if strict else value >= low):
+        if value in (None, "auto"):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError("it must be a number or auto")
+        if not (value > low if strict else value >= low):
             raise ValueError(f"it must be {'above' if strict else 'at least'} {low:g}, or auto")
         return value
 
@@ -148,11 +152,37 @@ class TrainSettings(BaseModel):
         asked = [option for option, is_on in on_images.items() if is_on]
         if self.method == "linear-probe" and asked:
             raise ValueError(f"{', '.join(asked)} cannot be combined with --method linear-probe, which trains on stored features; try lp-ft")
-        if self.mixup and self.cutmix == 0 and self.unlabelled:
-            raise ValueError("--mixup cannot be combined with --unlabelled, whose pseudo-labels need unmixed rows")
-        if "probe_views" in self.model_fields_set and self.probe_views and self.method not in ("linear-probe", "lp-ft"):
-            raise ValueError(f"--probe-views does nothing for --method {self.method}")
+        unused = [f"--{name.replace('_', '-')} does nothing {why}" for name, (used, why) in self._uses().items() if not used and self._differs(name)]
+        if unused:
+            raise ValueError("; ".join(unused))
+        if self.batch_size != "auto" and self.accumulate > 1 and self.batch_size // self.accumulate < 2:
+            raise ValueError(f"--accumulate {self.accumulate} would cut a batch of {self.batch_size} into parts of less than two rows")
         return self
+
+    def _differs(self, name: str) -> bool:
+        """A run.json gives every setting; one that is at its default asks for nothing."""
+        return name in self.model_fields_set and getattr(self, name) not in (type(self).model_fields[name].default, None)
+
+    def _uses(self) -> dict[str, tuple[bool, str]]:
+        """Say of each setting that not every training has a use for whether this one has, and what it needs."""
+        on_images = self.method != "linear-probe"
+        probes = self.method in ("linear-probe", "lp-ft")
+        return {
+            "probe_epochs": (self.method == "lp-ft", "without --method lp-ft"),
+            "probe_views": (probes, f"for --method {self.method}"),
+            "lora_rank": (self.method == "lora", "without --method lora"),
+            "head_lr_factor": (on_images, "for --method linear-probe, whose head is all that is trained: use --lr"),
+            "norm_statistics": (on_images or self.norm_statistics == "frozen", "for --method linear-probe, which is frozen"),
+            "precision": (on_images or self.precision == "fp32", "for --method linear-probe, which trains in fp32"),
+            "augment": (on_images or self.probe_views > 0 or self.augment == "none", "for --method linear-probe without --probe-views"),
+            "weights": (not self.model.startswith("run:"), "beside --model run:NAME, which brings its own"),
+            "adversarial_eps": (self.adversarial != "none", "without --adversarial"),
+            "adversarial_steps": (self.adversarial == "pgd", "without --adversarial pgd"),
+            "distill_weight": (self.teacher is not None, "without --teacher"),
+            "distill_temperature": (self.teacher is not None, "without --teacher"),
+            "unlabelled_ratio": (self.unlabelled is not None, "without --unlabelled"),
+            "unlabelled_threshold": (self.unlabelled is not None, "without --unlabelled"),
+        }
 
     @property
     def peak_rate(self) -> float:

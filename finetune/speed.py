@@ -82,6 +82,8 @@ def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: st
                 break
             if rates[size] < 0.8 * max(rates.values()):
                 break
+    if not rates:
+        return BATCH_SIZES[0]  # the loop cuts it into parts that fit
     chosen = min(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
     say(f"Batch size {chosen}: " + ", ".join(f"{size}: {rate:,.0f} images/s" for size, rate in rates.items()) + ".")
     return chosen

@@ -18,7 +18,7 @@ from finetune.checkpoint import Keeper, load_state, read_training, write_trainin
 from finetune.energy import EnergyMeter
 from finetune.interruption import interruptible
 from finetune.job import Job, Say, architecture, base_key, check_model, open_job
-from finetune.loop import Epoch, Fit, Trainer, split_order
+from finetune.loop import Epoch, Fit, Trainer, freeze_norms, split_order
 from finetune.measurement import measure_network
 from finetune.methods import METHODS
 from finetune.network import Network
@@ -91,13 +91,15 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
     state = load_state(job.states, job.say)
     job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = Inputs(job.rows["train"], job.rows["validation"], job.source.may_flip, base_key(job.network, job.spec))
-    if job.world.is_first:
-        check_space(job.folder, sum(p.numel() * p.element_size() for p in job.network.parameters()))
     stages = METHODS[job.settings.method]
     first = next((i for i, stage in enumerate(stages) if state is not None and stage.name == state.facts["stage"]), 0)
     done = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in saved["stages"].items()}
     fits = [Fit(done[stage.name]) for stage in stages[:first]]
-    trackers = Trackers(job.folder, job.settings, sum(len(fit.epochs) for fit in fits)) if job.world.is_first else None
+    trackers = (
+        Trackers(job.folder, job.settings, sum(len(fit.epochs) for fit in fits) + len(state.facts["epochs"] if state else ()))
+        if job.world.is_first
+        else None
+    )
     for stage in stages[first:]:
         ready = _prepare_stage(job, stage, inputs, saved)
         if stage is stages[-1]:
@@ -107,6 +109,10 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
         if state is not None:
             trainer.restore(state)
             job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
+        elif job.world.is_first:
+            parameters = list(ready.plan.module.parameters())
+            trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+            check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=3 if ready.settings.ema else 2)
         state = None
         saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
         fits.append(_run_stage(job, trainer, fits, trackers, watch if stage is stages[-1] else None))
@@ -185,16 +191,18 @@ def _settle_rate(job: Job, settings: TrainSettings, plan: Plan, objective: Objec
 
     def batch_loss(module: torch.nn.Module, step: int) -> torch.Tensor:
         index = batches[step % len(batches)]
-        with autocast(settings.precision, job.device):
+        index = index[: max(2, len(index) // settings.accumulate)]
+        with autocast("fp32" if settings.precision == "fp16" else settings.precision, job.device):  # fp16 would need a scaler
             return objective(module, plan.batch(plan.train_inputs[index], generator), plan.train_labels[index].to(job.device), generator)
 
+    plan.module.train()
+    freeze_norms(plan.module, every=plan.freeze_statistics)
     found, curve = range_test(plan.module, plan.groups, settings.optimiser, batch_loss)
     rate = float(job.world.agree(float(f"{found:.2g}")))
     job.say(f"Range test: the peak learning rate is {rate:g} (a tenth of the rate with the lowest loss).")
     saved["range_test"] = curve
-    scale = rate / plan.groups[0]["peak"]
     for group in plan.groups:
-        group["peak"] *= scale
+        group["peak"] = rate * group["share"]
     return settings.model_copy(update={"lr": rate})
 
 
@@ -216,7 +224,7 @@ def _finish(job: Job, fits: list[Fit], saved: dict[str, Any], meter: EnergyMeter
             "weights_origin": job.base.weights_origin,
             "labels": job.source.labels,
             "input": job.spec,
-            "settings": {**settings.model_dump(mode="json"), "lr": settings.peak_rate, "head_lr_factor": settings.head_factor},
+            "settings": {**settings.model_dump(mode="json"), "lr": settings.peak_rate, **_head_factor(settings)},
             "rows": {split: split_rows.fingerprint for split, split_rows in job.rows.items()},
             "skipped_files": tuple(f"{file}: {reason}" for split in job.rows.values() for file, reason in split.skipped),
             "train_seconds": round(sum(epoch.seconds for fit in fits for epoch in fit.epochs), 2),
@@ -227,6 +235,11 @@ def _finish(job: Job, fits: list[Fit], saved: dict[str, Any], meter: EnergyMeter
         checkpoint.remove(job.states)
     world.wait()
     return Run(job.folder, info) if world.is_first else load_run(job.folder)
+
+
+def _head_factor(settings: TrainSettings) -> dict[str, float]:
+    """A probe trains nothing but the head, so its rate has no factor."""
+    return {} if settings.method == "linear-probe" else {"head_lr_factor": settings.head_factor}
 
 
 def _check_or_write_training(job: Job) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,15 +15,18 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
+from finetune.base_models import first_line
 from finetune.loop import Fit
 from finetune.settings import METHOD_DEFAULTS, TrainSettings, check_settings
 from finetune.training import train_run
 from fmx import storage
-from fmx.errors import FmxError, ModelError, SurroundingsError, UsageError
+from fmx.errors import ModelError, SurroundingsError, UsageError
 
 Say = Callable[[str], None]
 CONFIG = "best.toml"
 STUDY = "study.db"
+ABOUT = "study.json"
+"""What every trial has in common, and what is searched."""
 WORKER = "FMX_TUNE_WORKER"
 """Set for the processes that --workers starts: which one it is."""
 
@@ -86,7 +90,7 @@ def tune(
         ModelError: no trial came to an end.
     """
     settings = check_settings(options)
-    search = search or SEARCHED.get(settings.method, DEFAULT_SEARCH)
+    search = search or default_search(settings.method)
     unknown = [one for one in search if one not in SPACE]
     if unknown:
         raise UsageError(f"{', '.join(unknown)} cannot be searched.", hint=f"These can: {', '.join(SPACE)}.")
@@ -95,6 +99,7 @@ def tune(
         raise UsageError(f"--{fixed[0].replace('_', '-')} is both given and searched.", hint="Leave it out, or name what to --search.")
     folder = (out or storage.home() / "studies") / storage.check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
+    _check_same_study(folder, settings, search)
     study = _open_study(name, database or f"sqlite:///{(folder / STUDY).resolve()}", settings.seed)
     helpers = _start_helpers(workers - 1)
     try:
@@ -102,17 +107,41 @@ def tune(
             lambda trial: _run_trial(trial, settings, search, options, folder, say),
             callbacks=[optuna.study.MaxTrialsCallback(trials, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))],
             n_trials=max(0, trials - _finished(study)),
-            catch=(FmxError,),
+            catch=(ModelError,),  # a rate too high ends a trial; data that cannot be used end the search
         )
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()
+        raise
     finally:
         for helper in helpers:
             helper.wait()
-        shutil.rmtree(folder / "trials", ignore_errors=True)
+        if WORKER not in os.environ:  # another worker may still be in its last trial
+            shutil.rmtree(folder / "trials", ignore_errors=True)
     return _result(study, settings, folder)
 
 
+def default_search(method: str) -> tuple[str, ...]:
+    """Name what is searched for a method unless told."""
+    return SEARCHED.get(method, DEFAULT_SEARCH)
+
+
+def _check_same_study(folder: Path, settings: TrainSettings, search: tuple[str, ...]) -> None:
+    """Write down what a study is about, and refuse to go on with another one. Raises: `UsageError`."""
+    fixed = {key: value for key, value in settings.model_dump(mode="json").items() if key not in ("seed", "name", "device")}
+    path = folder / ABOUT
+    if not path.is_file():
+        storage.write_text(path, json.dumps({"fixed": fixed, "search": list(search)}, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text())
+    changed = [key for key, value in fixed.items() if before["fixed"].get(key) != value]
+    if changed or before["search"] != list(search):
+        what = ", ".join(f"--{key.replace('_', '-')}" for key in changed) or "--search"
+        raise UsageError(f"The study {folder.name} was begun with another {what}.", hint="Give the same options, or another name for a new study.")
+
+
 def _open_study(name: str, database: str, seed: int) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.create_study(
             study_name=name,
@@ -123,7 +152,7 @@ def _open_study(name: str, database: str, seed: int) -> optuna.Study:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
         )
     except Exception as error:  # SQLAlchemy's drivers each have their own
-        raise SurroundingsError(f"The study's storage cannot be opened: {str(error).splitlines()[0]}", hint="Check --storage.") from error
+        raise SurroundingsError(f"The study's storage cannot be opened: {first_line(error)}", hint="Check --storage.") from error
 
 
 def _start_helpers(count: int) -> list[subprocess.Popen[bytes]]:
@@ -150,7 +179,7 @@ def _run_trial(trial: Trial, settings: TrainSettings, search: tuple[str, ...], o
     except optuna.TrialPruned:
         say(f"trial {trial.number}: stopped early  {_shown(chosen)}")
         raise
-    except FmxError as error:
+    except ModelError as error:
         say(f"trial {trial.number}: failed ({error.message})  {_shown(chosen)}")
         raise
     finally:

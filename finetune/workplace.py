@@ -11,7 +11,7 @@ from pathlib import Path
 from finetune import checkpoint
 from finetune.checkpoint import load_state
 from fmx import storage
-from fmx.errors import FmxError, SurroundingsError, UsageError, disk_errors
+from fmx.errors import FmxError, ModelError, SurroundingsError, UsageError, disk_errors
 from fmx.run import RUN_FILE
 
 
@@ -64,20 +64,26 @@ def kept_if_resumable(folder: Path, resuming: bool) -> Iterator[None]:
         is_terminated = isinstance(error, SystemExit) and checkpoint.is_begun(states)
         if not is_worth_keeping and not is_terminated:
             shutil.rmtree(folder, ignore_errors=True)
-        elif isinstance(error, FmxError):
+        elif isinstance(error, FmxError) and not isinstance(error, ModelError):  # the same settings would diverge again
             error.hint = f"{error.hint} The state is kept: fmx train --resume {folder.name}".strip()
         raise
 
 
-def check_space(folder: Path, model_bytes: int) -> None:
+def check_space(folder: Path, model_bytes: int, trained_bytes: int, copies: int) -> None:
     """Check before step one that the states of a training will fit on the disk.
 
-    Two states of four copies of the weights each (module, best, two optimiser moments), one being written, and the run itself.
+    Two states and one being written, each of so many `copies` of the module's weights and two optimiser moments of what is trained, and the run.
+
+    Args:
+        folder: of the run.
+        model_bytes: of all weights.
+        trained_bytes: of those that are trained.
+        copies: of the weights in a state: as they are, at their best, and the moving average where there is one.
 
     Raises:
         SurroundingsError: they will not.
     """
-    needed = 13 * model_bytes + (16 << 20)
+    needed = (3 * copies + 1) * model_bytes + 6 * trained_bytes + (8 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise SurroundingsError(

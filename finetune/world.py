@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -75,10 +76,11 @@ def open_world(device: str) -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return World()
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError as error:
         raise missing_extra("train", "Training in several processes") from error
-    accelerator = Accelerator(cpu=device == "cpu")
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # the others wait while the first one downloads or measures
+    accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[patience])
     if accelerator.distributed_type not in ("MULTI_CPU", "MULTI_GPU"):
         raise SurroundingsError(
             f"accelerate is configured for {accelerator.distributed_type}, which fmx does not train with.",

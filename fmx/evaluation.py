@@ -53,7 +53,7 @@ def evaluate_package(
         data: a source's name or path.
         variant: default the first that fits this host.
         split_seed: of the split where the data have none; default the run's.
-        group_by: see `fmx.data.open_source`.
+        group_by: see `fmx.data.open_source`; default what the run was trained with, where the data are the same.
         device: auto, cpu or cuda.
 
     Raises:
@@ -62,6 +62,8 @@ def evaluate_package(
     predictor = PackagePredictor.open(folder, variant=variant, device=device)
     manifest = predictor.package.manifest
     seed = int(manifest.run.get("split_seed", manifest.run["seed"])) if split_seed is None else split_seed
+    if group_by is None and data == manifest.run.get("data"):
+        group_by = manifest.run.get("group_by")
     rows = labelled_rows(data, seed, group_by, manifest.input, manifest.labels, manifest.name)
     with progress("evaluating", len(rows)) as advance:
         probabilities = predictor.run_all(rows.images, advance)

@@ -28,7 +28,10 @@ class _Head(nn.Module):
 
 
 def _changed(augment: Augment, network: Network, device: torch.device, generator: torch.Generator, rows: Tensor) -> Tensor:
-    return augment(rows, network.normalise, device, generator)
+    """Torchvision's policies draw from torch's own random state, so each batch of a view gets one that depends on nothing before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        return augment(rows, network.normalise, device, generator)
 
 
 def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings, device: torch.device) -> Plan:
@@ -40,7 +43,7 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
     views = [cached_features(network, inputs.train, key, device, "train features")]
     augment = augmentation(settings.augment, may_flip=inputs.may_flip)
     for view in range(settings.probe_views):
-        change = f"{key} {settings.augment} {inputs.may_flip} {settings.seed} view {view}"
+        change = f"{key} {settings.augment} {inputs.may_flip} {settings.seed} drawn alone {view}"
         generator = torch.Generator().manual_seed(settings.seed * 1_009 + view)
         change_rows = partial(_changed, augment, network, device, generator)
         views.append(cached_features(network, inputs.train, change, device, f"view {view + 1} features", change_rows))

@@ -46,10 +46,10 @@ def attack(eps: float, steps: int, spec: ImageInput, device: torch.device) -> At
         modes = [(part, part.training) for part in module.modules()]
         module.eval()
         try:
-            near = images + (torch.rand_like(images) * 2 - 1) * radius
+            near = images.float() + (torch.rand_like(images) * 2 - 1) * radius
             for _ in range(steps):
                 near = near.detach().requires_grad_(True)
-                with torch.enable_grad():
+                with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # an fp16 slope may underflow to no attack
                     loss = functional.cross_entropy(module(near), targets)
                 (slope,) = torch.autograd.grad(loss, near)
                 near = near + stride * slope.sign()

@@ -22,7 +22,7 @@ CLASSES_SHOWN = 40
 @app.command()
 def check(
     source: Annotated[str, typer.Argument(help="digits, cifar10, hf:NAME, torchvision:NAME, or a folder, manifest or .tar shards.")],
-    seed: Annotated[int, typer.Option(help="Of the split, where the data have none.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Of the split, where the data have none.")] = 0,
     group_by: Annotated[
         str | None, typer.Option(help="What keeps rows in one split: a manifest's column, or a regular expression on the file name.")
     ] = None,
@@ -40,7 +40,7 @@ def check(
         from finetune.downloads import ensure_downloaded
 
         ensure_downloaded(source)
-    checked = check_source(open_source(source, seed, group_by), near=near)
+    checked = check_source(open_source(source, split_seed, group_by), near=near)
     if json:
         output.answer_json(checked.as_json())
     else:

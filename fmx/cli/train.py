@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmx.cli import output
+from fmx.errors import UsageError
 
 if TYPE_CHECKING:
     from fmx.run import Run
@@ -108,12 +109,15 @@ def train(
 
         raise missing_extra("train", "Training") from error
 
-    if seeds > 1 and resume is None:
-        _show_spread(_train_with_seeds(seeds, out, options), json)
+    if seeds > 1 and resume is not None:
+        raise UsageError("--seeds begins new runs, --resume goes on with one.", hint="Leave one of them out.")
+    runs = _train_with_seeds(seeds, out, options) if seeds > 1 else [train_run(out, output.say, resume=resume, **options)]
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one answers
         return
-    run = train_run(out, output.say, resume=resume, **options)
-    if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one answers
-        show_run(run, json)
+    if seeds > 1:
+        _show_spread(runs, json)
+    else:
+        show_run(runs[0], json)
 
 
 def _train_with_seeds(count: int, out: Path | None, options: dict[str, Any]) -> list[Run]:

@@ -37,13 +37,15 @@ def tune(
     from fmx.settings import read_config
 
     given = {"data": data, "model": model, "method": method, "epochs": epochs, "size": size, "device": device, "seed": seed}
+    searched = tuple(one.replace("-", "_") for one in search or ())
     options = {**(read_config(config) if config else {}), **{key: value for key, value in given.items() if value is not None}}
     try:
-        from finetune.tuning import CONFIG
+        from finetune.tuning import CONFIG, default_search
         from finetune.tuning import tune as search_settings
     except ImportError as error:
         raise missing_extra("train", "Tuning") from error
-    searched = tuple(one.replace("-", "_") for one in search or ())
+    if config is not None:  # a run.json gives every setting; what is searched is not taken from it
+        options = {key: value for key, value in options.items() if key not in (searched or default_search(str(options.get("method") or "finetune")))}
     found = search_settings(name, trials=trials, search=searched, out=out, database=storage, workers=workers, say=output.say, **options)
     if json:
         output.answer_json({"settings": found.settings, "validation_accuracy": found.validation_accuracy, "trials": found.trials})

@@ -214,3 +214,12 @@ def test_bad_trials_are_stopped_early(digit_folder: MakeFolder, monkeypatch: pyt
     monkeypatch.setattr(optuna.pruners.MedianPruner, "prune", lambda self, study, trial: trial.number > 0)
     found = tune("s", trials=3, data=str(digit_folder(2, 20)), size=32, epochs=3, method="linear-probe")
     assert [trial["state"] for trial in found.trials] == ["complete", "pruned", "pruned"]
+
+
+def test_search_on_unusable_data_ends_at_once_and_another_study_of_that_name_is_refused(digit_folder: MakeFolder, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        tune("s", trials=5, data=str(tmp_path / "nowhere"), method="linear-probe")
+    options: dict[str, Any] = {"data": str(digit_folder(2, 20)), "size": 32, "epochs": 2, "method": "linear-probe"}
+    tune("t", trials=1, **options)
+    with pytest.raises(UsageError, match="--size"):
+        tune("t", trials=2, **{**options, "size": 40})

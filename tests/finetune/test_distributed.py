@@ -106,3 +106,15 @@ def test_death_of_one_process_ends_the_other(digit_folder: MakeFolder, tmp_path:
         launcher.communicate(timeout=120)
         assert launcher.returncode != 0
         assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_batch_that_is_too_small_for_the_processes_is_refused_and_uneven_parts_do_not_hang(digit_folder: MakeFolder, tmp_path: Path) -> None:
+    data = str(digit_folder(2, 19))
+    with launch(3, "-m", "fmx", "train", "--data", data, "--batch-size", "4", "--size", "32", "--device", "cpu", home=tmp_path) as process:
+        said = process.communicate(timeout=200)[1]
+    assert process.returncode != 0
+    assert "shared by 3 processes" in said
+    options = ["--size", "32", "--epochs", "1", "--accumulate", "8", "--batch-size", "16", "--precision", "fp32", "--device", "cpu"]
+    with launch(2, "-m", "fmx", "train", "--data", data, *options, home=tmp_path) as process:
+        said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.base_models import check_model_name
-from finetune.evaluation import eager_logits
+from finetune.evaluation import eager_logits, evaluate_run
 from finetune.methods import METHODS
 from finetune.methods.lora import adapted_layers
 from finetune.network import Network, build_network, restore_network
@@ -160,3 +160,59 @@ def test_run_is_continued_with_its_head_or_a_fresh_one(digit_folder: MakeFolder,
     assert len(other.info.labels) == 2
     with pytest.raises(UsageError):
         train_run(data="digits", model="run:absent")
+
+
+_START = "class build(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(3, 2)\n    def forward(self, x):\n        "
+FAULTY = {
+    "def build(size): return None": "failed",
+    f"{_START}assert False": "cannot take",
+    f"{_START}return (self.fc(x.mean((2, 3))),)": "answers tuple",
+}
+
+
+@pytest.mark.parametrize(("body", "message"), FAULTY.items())
+def test_faults_of_an_own_network_are_said(body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"own_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"from torch import nn\n\n{body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        build_network(f"{name}:build", "default", 32, 2)
+
+
+def test_network_with_two_heads_is_refused() -> None:
+    with pytest.raises(ModelError, match="cannot be given a head"):
+        build_network("timm:deit_tiny_distilled_patch16_224", "none", 224, 3)
+
+
+def test_views_of_a_probe_do_not_depend_on_what_was_cached_before(digit_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 2, "method": "linear-probe", "augment": "trivial"}
+    train_run(**options, probe_views=1)
+    grown = train_run(**options, probe_views=2)
+    monkeypatch.setenv("FMX_CACHE", str(tmp_path / "another"))
+    fresh = train_run(**options, probe_views=2)
+    assert grown.info.weights_sha256 == fresh.info.weights_sha256
+    kept = [np.load(path) for path in sorted((tmp_path / "another" / "features").glob("*.npy"))]
+    same = [np.array_equal(a, b) for i, a in enumerate(kept) for b in kept[i + 1 :] if a.shape == b.shape]
+    assert same
+    assert not any(same)
+
+
+def test_dropout_is_before_the_head_of_a_probe_too() -> None:
+    from finetune.methods.linear_probe import _Head
+    from finetune.regularisation import set_dropout
+
+    network, _, _ = build_network("mobilenet_v3_small", "none", 32, 3)
+    set_dropout(network, 0.5)
+    head, features = _Head(network).train(), torch.ones(4, 1024)
+    assert not torch.equal(head(features), head(features))
+
+
+def test_evaluation_of_a_grouped_run_uses_its_groups(tmp_path: Path, digit_folder: MakeFolder) -> None:
+    root = digit_folder(2, 24)
+    for folder in root.iterdir():
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"patient{number // 2:02d}_{number % 2}.png")
+    run = train_run(data=str(root), size=32, epochs=1, method="linear-probe", group_by=r"(patient\d+)_")
+    result = evaluate_run(run, str(root), torch.device("cpu"))
+    assert result.facts["rows_of_run"]
+    assert result.facts["accuracy"] == run.info.metrics["accuracy"]

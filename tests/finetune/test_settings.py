@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+from finetune import speed
+from finetune.checkpoint import Keeper, State, load_state
 from finetune.energy import EnergyMeter
 from finetune.loop import Trainer
 from finetune.network import Network, build_network
@@ -195,3 +197,64 @@ def test_average_of_weights_is_what_is_kept(digit_folder: MakeFolder) -> None:
     options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 2, "precision": "fp32"}
     plain, averaged = train_run(**options), train_run(**options, ema=0.9)
     assert plain.info.weights_sha256 != averaged.info.weights_sha256
+
+
+UNUSED: list[dict[str, Any]] = [
+    {"lora_rank": 4},
+    {"probe_epochs": 3},
+    {"adversarial_eps": 2.0},
+    {"adversarial": "fgsm", "adversarial_steps": 5},
+    {"distill_weight": 0.9},
+    {"unlabelled_ratio": 3},
+    {"model": "run:x", "weights": "w.pth"},
+    {"method": "linear-probe", "head_lr_factor": 3.0},
+    {"method": "linear-probe", "norm_statistics": "batch"},
+    {"method": "linear-probe", "precision": "bf16"},
+    {"method": "linear-probe", "augment": "rand"},
+]
+
+
+@pytest.mark.parametrize("options", UNUSED)
+def test_option_that_would_be_ignored_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="does nothing"):
+        check_settings(options)
+
+
+def test_settings_that_fit_together_are_taken() -> None:
+    check_settings({"mixup": 0.2, "unlabelled": "pool"})
+    check_settings({"method": "linear-probe", "augment": "rand", "probe_views": 1})
+    with pytest.raises(UsageError, match="less than two rows"):
+        check_settings({"batch_size": 32, "accumulate": 32})
+    with pytest.raises(UsageError, match="number or auto"):
+        check_settings({"lr": [0.001]})
+
+
+def test_probe_repeats_from_its_run_json(digit_folder: MakeFolder) -> None:
+    first = train_run(data=str(digit_folder(2, 16)), size=32, epochs=2, method="linear-probe")
+    again = train_run(**read_config(first.folder / "run.json"))
+    assert again.info.weights_sha256 == first.info.weights_sha256
+
+
+def test_latest_is_written_down_as_the_run_that_it_was(digit_folder: MakeFolder) -> None:
+    options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 1, "precision": "fp32"}
+    train_run(**options, method="linear-probe", name="first")
+    more = train_run(**options, model="run:latest", teacher="latest")
+    assert more.info.settings["model"] == "run:first"
+    assert more.info.settings["teacher"] == "first"
+
+
+def test_batch_size_auto_survives_a_memory_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*arguments: object) -> float:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(speed, "_step_seconds", no_room)
+    network, _, _ = build_network("squeezenet1_1", "none", 32, 2)
+    assert speed.choose_batch_size(network.body, torch.zeros(1, 3, 32, 32), 1000, "fp32", torch.device("cpu"), lambda line: None) == 16
+
+
+def test_tied_weights_are_kept(tmp_path: Path) -> None:
+    shared = torch.arange(4.0)
+    Keeper(tmp_path, minutes=1).save(State({"a": shared, "b": shared}, {}))
+    state = load_state(tmp_path, lambda line: None)
+    assert state is not None
+    assert torch.equal(state.tensors["b"], shared)
