@@ -33,6 +33,10 @@ from fmx.progress import progress
 Say = Callable[[str], None]
 
 
+COLLAPSED_EPOCHS = 4
+"""Epochs of one answer to everything after which a training is given up."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One line of metrics.jsonl."""
@@ -69,13 +73,16 @@ class Fit:
         if self.best is epoch:
             self.best_state = copy.deepcopy(module.state_dict())
 
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether a network that told classes apart now answers one class to everything, epoch after epoch (transformers#297)."""
+        before, last = self.epochs[:-COLLAPSED_EPOCHS], self.epochs[-COLLAPSED_EPOCHS:]
+        return any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
+
     def is_over(self, epochs: int, patience: int) -> bool:
-        """Say whether all epochs are done, or `patience` of them went by without a better one."""
-        return len(self.epochs) >= epochs or (bool(self.epochs) and len(self.epochs) - self.best.epoch >= patience)
-
-
-COLLAPSED_EPOCHS = 4
-"""Epochs of one answer to everything after which a training is given up."""
+        """Say whether all epochs are done, `patience` of them went by without a better one, or the network has collapsed."""
+        has_stalled = bool(self.epochs) and len(self.epochs) - self.best.epoch >= patience
+        return len(self.epochs) >= epochs or has_stalled or self.has_collapsed
 
 
 @dataclass(frozen=True)
@@ -137,10 +144,14 @@ class Trainer:
             self.fit.add(self._summary(evaluate(module, self.plan, self.world, self.precision)), module)
             self.position, self.loss_sum, self.seconds, self.waited = 0, 0.0, 0.0, 0.0
             on_epoch(self.fit)
-            self._check_collapse()
             if keeper is not None and keeper.is_due(epoch_ended=True):
                 keeper.save(self.state())
             self._stop_if_asked(keeper, interruption)
+        if self.fit.has_collapsed:
+            self.say(
+                f"The training collapsed: for {COLLAPSED_EPOCHS} epochs every validation row was said to be of one class. "
+                f"Epoch {self.fit.best.epoch} is kept. Lower --lr (a tenth is a good try) or raise --warmup; for rare classes --balance weights."
+            )
         self.plan.module.load_state_dict(self.fit.best_state)
         return self.fit
 
@@ -264,16 +275,6 @@ class Trainer:
             keeper.save(self.state())
             self.say("Interrupted; the state is saved.")
         interruption.stop()
-
-    def _check_collapse(self) -> None:
-        """Stop a network that has given up (transformers#297): it answers one class to everything, epoch after epoch."""
-        last = self.fit.epochs[-COLLAPSED_EPOCHS:]
-        several = len(torch.unique(self.plan.validation_labels)) > 1
-        if several and len(last) == COLLAPSED_EPOCHS and all(epoch.classes_answered == 1 for epoch in last):
-            raise ModelError(
-                f"The training collapsed: for {COLLAPSED_EPOCHS} epochs every validation row was said to be of one class.",
-                hint="Lower --lr (a tenth is a good try), raise --warmup, or see --lr auto; rare classes: --balance weights.",
-            )
 
     def _summary(self, judged: Judged) -> Epoch:
         rows = len(self.plan.train_labels)

@@ -35,7 +35,8 @@ def test_every_method_has_stages_rates_and_a_place_in_the_settings() -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_method_learns_and_its_run_answers_the_same_when_restored(method: str, digit_folder: MakeFolder) -> None:
     data, said = str(digit_folder(3, 30)), list[str]()
-    run = train_run(data=data, size=32, epochs=4, probe_epochs=4, method=method, precision="fp32", say=said.append)
+    options: dict[str, Any] = {"precision": "fp32"} if method != "linear-probe" else {}
+    run = train_run(data=data, size=32, epochs=4, method=method, say=said.append, **options)
     assert run.info.accuracy.value > 0.6, method
     assert any("parameters are trained (" in line for line in said)
     network = restore_network(run)
@@ -162,7 +163,13 @@ def test_run_is_continued_with_its_head_or_a_fresh_one(digit_folder: MakeFolder,
         train_run(data="digits", model="run:absent")
 
 
-_START = "class build(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(3, 2)\n    def forward(self, x):\n        "
+_START = (
+    "class build(nn.Module):\n"
+    "    def __init__(self):\n"
+    "        super().__init__()\n"
+    "        self.fc = nn.Linear(3, 2)\n"
+    "    def forward(self, x):\n        "
+)
 FAULTY = {
     "def build(size): return None": "failed",
     f"{_START}assert False": "cannot take",

@@ -211,8 +211,8 @@ def test_student_of_a_teacher_agrees_with_it_more(digit_folder: MakeFolder, teac
 def test_pseudo_labels_are_learnt_from_unlabelled_images(digit_folder: MakeFolder, tmp_path: Path) -> None:
     data = digit_folder(3, 12)
     pool = digit_folder(3, 30, root=tmp_path / "pool")
-    options: dict[str, Any] = {"data": str(data), "size": 32, "epochs": 2, "unlabelled_threshold": 0.4}
-    plain, more = train_run(**options), train_run(**options, unlabelled=str(pool))
+    options: dict[str, Any] = {"data": str(data), "size": 32, "epochs": 2}
+    plain, more = train_run(**options), train_run(**options, unlabelled=str(pool), unlabelled_threshold=0.4)
     assert plain.info.weights_sha256 != more.info.weights_sha256
     with pytest.raises(DataError, match="no images"):
         train_run(**options, unlabelled=str(_empty(tmp_path)))

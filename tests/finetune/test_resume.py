@@ -29,7 +29,7 @@ OPTIONS: dict[str, Any] = {
     "weights": "none",
     "size": 32,
     "batch_size": 8,
-    "lr": 1e-3,
+    "lr": 2e-4,
     "ema": 0.9,
     "augment": "trivial",
     "precision": "fp32",

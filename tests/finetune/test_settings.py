@@ -17,14 +17,15 @@ from torch import nn
 from finetune import speed
 from finetune.checkpoint import Keeper, State, load_state
 from finetune.energy import EnergyMeter
-from finetune.loop import Trainer
+from finetune.interruption import Interruption
+from finetune.loop import Epoch, Fit, Trainer
 from finetune.network import Network, build_network
 from finetune.regularisation import set_drop_path, set_dropout
 from finetune.settings import TrainSettings, check_settings
 from finetune.training import train_run
 from finetune.world import World
 from fmx.cli.train import train
-from fmx.errors import DataError, ModelError, SurroundingsError, UsageError
+from fmx.errors import DataError, SurroundingsError, UsageError
 from fmx.settings import read_config
 from tests.conftest import MakeFolder, encode
 from tests.finetune.test_objectives import tiny_plan
@@ -119,21 +120,23 @@ def encode_truncated() -> bytes:
     return encode(Image.effect_noise((64, 64), 50))[:200]
 
 
-def test_collapse_is_stopped_with_advice_transformers_297() -> None:
-    """transformers#297: accuracy fell from 99.7 % to chance in an epoch and training went on."""
-    settings = check_settings({"augment": "none", "epochs": 20, "lr": 1e-6, "precision": "fp32"})
-    network, plan, _ = tiny_plan(settings)
-    body: Any = network.body
-    with torch.no_grad():
-        body.fc.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
-    flat = nn.functional.cross_entropy
-    trainer = Trainer(plan, lambda module, images, labels, _: flat(module(images), labels), settings, "x", 20, World(), lambda line: None)
-    from finetune.interruption import Interruption
+def epochs_that_answered(*classes: int) -> list[Epoch]:
+    return [Epoch("x", n, 1.0, 1.0 + n, 0.5, answered, 0.1, 1.0, 0.0, 1.0) for n, answered in enumerate(classes, start=1)]
 
-    with pytest.raises(ModelError, match="collapsed") as caught:
-        trainer.run(None, Interruption(), lambda fit: None)
-    assert "--lr" in caught.value.hint
-    assert len(trainer.fit.epochs) == 4
+
+def test_collapse_ends_the_training_with_advice_and_keeps_the_best_transformers_297() -> None:
+    """transformers#297: accuracy fell from 99.7 % to chance in an epoch and training went on."""
+    assert not Fit(epochs_that_answered(1, 1, 1, 1, 1)).has_collapsed  # has not learnt yet
+    assert not Fit(epochs_that_answered(3, 1, 1, 2, 1)).has_collapsed
+    settings = check_settings({"augment": "none", "epochs": 20, "precision": "fp32"})
+    _, plan, _ = tiny_plan(settings)
+    said: list[str] = []
+    trainer = Trainer(plan, lambda *_: torch.zeros(()), settings, "x", 20, World(), said.append)
+    best = {key: torch.ones_like(value) for key, value in plan.module.state_dict().items()}
+    trainer.fit = Fit(epochs_that_answered(3, 1, 1, 1, 1), best)
+    assert trainer.run(None, Interruption(), lambda fit: None).best.epoch == 1
+    assert "--lr" in said[-1]
+    assert all(bool((value == 1).all()) for value in plan.module.state_dict().values())
 
 
 def test_dropout_is_set_where_the_model_has_it_and_added_where_not() -> None:
