@@ -127,6 +127,8 @@ def _origin(run: Run) -> dict[str, Any]:
         "weights_origin": info.weights_origin,
         "method": info.settings["method"],
         "seed": info.settings["seed"],
+        "split_seed": info.settings.get("split_seed", info.settings["seed"]),
+        "temperature": info.temperature,
         "weights_sha256": info.weights_sha256,
         "accuracy": info.accuracy.model_dump(),
         "created": info.created,

@@ -11,7 +11,7 @@ import torch
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
 from fmx.contract import ModelContract
-from fmx.data import open_source
+from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError
 from fmx.run import Run
@@ -37,7 +37,7 @@ def open_subject(run: Run, say: Callable[[str], None]) -> Subject:
         ModelError: the network cannot be rebuilt.
     """
     info = run.info
-    source = open_source(info.settings["data"], info.settings["seed"], info.settings.get("group_by"))
+    source = reopen_source(info.settings)
     rows = read_splits(source, info.input)
     for split, expected in info.rows.items():
         if rows[split].fingerprint != expected:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fmx import storage
 from fmx.errors import PackageError
+from fmx.run import CHECKPOINT_FOLDER
 
-FOLDER = "checkpoint"
+FOLDER = CHECKPOINT_FOLDER
 TRAINING = "training.json"
 INDEX = "index.json"
 KEPT = 2

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from finetune.network import Network
+from finetune.network import Network, restore_network
 from fmx.data.rows import Rows
+from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
+from fmx.run import Run
 from fmx.statistics import softmax
 
 
@@ -27,3 +29,13 @@ def eager_logits(network: Network, rows: Rows, device: torch.device, batch_size:
 def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> np.ndarray:
     """Give the network's probabilities for every row: float64 [n, classes]."""
     return softmax(eager_logits(network, rows, device))
+
+
+def evaluate_run(run: Run, data: str, device: torch.device, *, split_seed: int | None = None, group_by: str | None = None) -> Evaluation:
+    """Measure a run's eager network on the test rows of a source, as `fmx.evaluation.evaluate_package` does a package."""
+    info = run.info
+    seed = info.settings.get("split_seed", info.settings["seed"]) if split_seed is None else split_seed
+    rows = labelled_rows(data, seed, group_by, info.input, info.labels, info.name)
+    probabilities = eager_probabilities(restore_network(run).to(device), rows, device)
+    facts = {"run": info.name, "package": None, "data": data, "rows_of_run": rows.fingerprint == info.rows.get("test")}
+    return describe_answers(facts, info.labels, probabilities, rows)

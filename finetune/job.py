@@ -67,7 +67,7 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     if world.is_first:
         ensure_downloaded(settings.data)
     world.wait()
-    source = open_source(settings.data, settings.seed, settings.group_by)
+    source = open_source(settings.data, settings.split_seed, settings.group_by)
     torch.manual_seed(settings.seed)
     network, base, spec = _build(settings, source)
     rows = read_splits(source, spec)

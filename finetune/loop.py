@@ -42,6 +42,8 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
+    classes_answered: int
+    """How many classes the validation rows were said to be."""
     learning_rate: float
     rows_per_second: float
     waiting: float
@@ -70,6 +72,19 @@ class Fit:
     def is_over(self, epochs: int, patience: int) -> bool:
         """Say whether all epochs are done, or `patience` of them went by without a better one."""
         return len(self.epochs) >= epochs or (bool(self.epochs) and len(self.epochs) - self.best.epoch >= patience)
+
+
+COLLAPSED_EPOCHS = 4
+"""Epochs of one answer to everything after which a training is given up."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A module on the validation rows."""
+
+    loss: float
+    accuracy: float
+    classes_answered: int
 
 
 class _Inline(Executor):
@@ -119,10 +134,10 @@ class Trainer:
         while not self.fit.is_over(self.epochs, self.settings.patience):
             self._train_epoch(keeper, interruption)
             module = self.average.module if self.average is not None else self.plan.module
-            loss, accuracy = evaluate(module, self.plan, self.world, self.precision)
-            self.fit.add(self._summary(loss, accuracy), module)
+            self.fit.add(self._summary(evaluate(module, self.plan, self.world, self.precision)), module)
             self.position, self.loss_sum, self.seconds, self.waited = 0, 0.0, 0.0, 0.0
             on_epoch(self.fit)
+            self._check_collapse()
             if keeper is not None and keeper.is_due(epoch_ended=True):
                 keeper.save(self.state())
             self._stop_if_asked(keeper, interruption)
@@ -249,14 +264,25 @@ class Trainer:
             self.say("Interrupted; the state is saved.")
         interruption.stop()
 
-    def _summary(self, validation_loss: float, validation_accuracy: float) -> Epoch:
+    def _check_collapse(self) -> None:
+        """Stop a network that has given up (transformers#297): it answers one class to everything, epoch after epoch."""
+        last = self.fit.epochs[-COLLAPSED_EPOCHS:]
+        several = len(torch.unique(self.plan.validation_labels)) > 1
+        if several and len(last) == COLLAPSED_EPOCHS and all(epoch.classes_answered == 1 for epoch in last):
+            raise ModelError(
+                f"The training collapsed: for {COLLAPSED_EPOCHS} epochs every validation row was said to be of one class.",
+                hint="Lower --lr (a tenth is a good try), raise --warmup, or see --lr auto; rare classes: --balance weights.",
+            )
+
+    def _summary(self, judged: Judged) -> Epoch:
         rows = len(self.plan.train_labels)
         return Epoch(
             stage=self.stage,
             epoch=len(self.fit.epochs) + 1,
             train_loss=self.loss_sum / rows,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
+            validation_loss=self._finite(judged.loss),
+            validation_accuracy=judged.accuracy,
+            classes_answered=judged.classes_answered,
             learning_rate=max(group["lr"] for group in self.optimiser.param_groups),
             rows_per_second=rows / max(self.seconds, 1e-9),
             waiting=self.waited / max(self.seconds, 1e-9),
@@ -313,20 +339,22 @@ class Trainer:
 
 
 @torch.inference_mode()
-def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_size: int = 128) -> tuple[float, float]:
-    """Give plain cross-entropy and accuracy on the validation rows, each counted once however many processes there are."""
+def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_size: int = 128) -> Judged:
+    """Judge a module on the validation rows, each counted once however many processes there are."""
     module.eval()
     device = next(module.parameters()).device
-    loss, correct = 0.0, 0
-    mine = world.share(torch.arange(len(plan.validation_labels)))
-    for index in torch.split(mine, batch_size):
+    rows, classes = len(plan.validation_labels), int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
+    loss, correct, answers = 0.0, 0, torch.zeros(classes)
+    for index in torch.split(world.share(torch.arange(rows)), batch_size):
         with autocast(precision, device):
             logits = module(plan.batch(plan.validation_inputs[index], None)).float()
         wanted = plan.validation_labels[index].to(device)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
-        correct += int((logits.argmax(dim=1) == wanted).sum())
-    loss, right = world.sums([loss, correct]) if world.size > 1 else (loss, float(correct))
-    return loss / len(plan.validation_labels), right / len(plan.validation_labels)
+        said = logits.argmax(dim=1)
+        correct += int((said == wanted).sum())
+        answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
+    loss, right, *counts = world.sums([loss, correct, *answers.tolist()])
+    return Judged(loss / rows, right / rows, sum(count > 0 for count in counts))
 
 
 def split_order(order: Tensor, size: int, least: int = 2) -> tuple[Tensor, ...]:

@@ -15,7 +15,6 @@ from finetune.evaluation import eager_logits
 from finetune.network import Network, apply_temperature
 from finetune.objectives.adversarial import MEASURED_STEPS, robust_answers
 from finetune.settings import TrainSettings
-from finetune.tasks.image_classification import measure
 from fmx import statistics
 from fmx.contract import ImageInput
 from fmx.data.rows import Rows
@@ -44,7 +43,7 @@ def measure_network(
     apply_temperature(network, temperature)
     probabilities = statistics.softmax(eager_logits(network, test, device))
     metrics = {
-        **measure(probabilities, test.labels, labels),
+        **statistics.classification_measures(probabilities, test.labels, labels),
         "uncalibrated_error": statistics.calibration_error(raw, test.labels),
         "peak_memory_bytes": peak_memory_bytes(device),
     }

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finetune.base_models import BaseModel, build_base_model
+from finetune.ensemble import Ensemble
 from finetune.heads import Head, find_head, replace_head
 from fmx.contract import ImageInput
 from fmx.errors import ModelError
@@ -60,6 +61,8 @@ def continue_network(run: Run, size: int, labels: tuple[str, ...]) -> tuple[Netw
         ModelError: the run's weights do not fit its model as built here, or the size.
     """
     info = run.info
+    if info.members:
+        raise ModelError(f"{info.name} is an ensemble, which is not trained on.", hint="Continue one of its members.")
     base = build_base_model(info.model, "none", size)
     origin = f"run {info.name} ({info.weights_origin})"
     spec = info.input.model_copy(update={"height": size, "width": size})
@@ -74,19 +77,33 @@ def continue_network(run: Run, size: int, labels: tuple[str, ...]) -> tuple[Netw
     return Network(base.module, spec), base, spec
 
 
-def restore_network(run: Run) -> Network:
-    """Rebuild a run's network with its best weights, its temperature in the head, on the CPU, ready to evaluate.
+def restore_network(run: Run, *, calibrated: bool = True) -> Network:
+    """Rebuild a run's network with its best weights, on the CPU, ready to evaluate.
+
+    Args:
+        run: finished.
+        calibrated: with its temperature in the head; false gives the weights as trained.
 
     Raises:
         ModelError: this version of fmx or torchvision builds another architecture under the run's model name.
     """
     info = run.info
-    base = build_base_model(info.model, "none", info.input.height)
-    replace_head(base.module, len(info.labels))
-    _load(base.module, run)
-    network = Network(base.module, info.input).eval()
-    apply_temperature(network, info.temperature)
+    if info.members:
+        bodies = [_bare(member.model, member.input.height, len(info.labels)) for member in info.members]
+        body: nn.Module = Ensemble(bodies, [member.input for member in info.members])
+    else:
+        body = _bare(info.model, info.input.height, len(info.labels))
+    _load(body, run)
+    network = Network(body, info.input).eval()
+    if calibrated:
+        apply_temperature(network, info.temperature)
     return network
+
+
+def _bare(model: str, size: int, classes: int) -> nn.Module:
+    base = build_base_model(model, "none", size)
+    replace_head(base.module, classes)
+    return base.module
 
 
 def _load(module: nn.Module, run: Run) -> None:
@@ -107,6 +124,9 @@ def apply_temperature(network: Network, temperature: float) -> None:
 
     What follows a head (SqueezeNet's ReLU and mean) is positively homogeneous, so this holds for every family.
     """
+    if isinstance(network.body, Ensemble):
+        network.body.temperature = temperature
+        return
     layer = network.head.layer
     layer.weight.div_(temperature)
     if layer.bias is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from safetensors.torch import save
 
 from finetune.loop import Epoch, Fit
@@ -19,9 +17,8 @@ from fmx.contract import RunInfo
 from fmx.data.rows import Rows
 from fmx.errors import disk_errors
 from fmx.report import charts, render
+from fmx.report.gallery import mistakes
 from fmx.run import RUN_FILE, WEIGHTS_FILE
-
-MISTAKES = 12
 
 
 def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Measured, test: Rows) -> RunInfo:
@@ -30,7 +27,7 @@ def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Me
     Args:
         folder: of the run.
         facts: the fields of `RunInfo` that the training knows.
-        fits: one a stage.
+        fits: one a stage; none for a run that is made from others.
         measured: the network at its best epoch, measured on the test rows.
         test: the test rows.
     """
@@ -42,8 +39,8 @@ def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Me
         metrics=measured.metrics,
         accuracy=measured.metrics["accuracy"],
         temperature=measured.temperature,
-        best_epoch=fits[-1].best.epoch,
-        epochs=len(fits[-1].epochs),
+        best_epoch=fits[-1].best.epoch if fits else 0,
+        epochs=len(fits[-1].epochs) if fits else 0,
         weights_sha256=storage.sha256_file(folder / WEIGHTS_FILE),
         tools=host.library_versions(),
         host=host.describe(),
@@ -55,48 +52,27 @@ def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Me
 
 
 def _report(info: RunInfo, epochs: list[Epoch], probabilities: np.ndarray, test: Rows) -> str:
-    steps = list(range(1, len(epochs) + 1))
-    losses = {"train": [epoch.train_loss for epoch in epochs], "validation": [epoch.validation_loss for epoch in epochs]}
-    accuracies = {"validation": [epoch.validation_accuracy for epoch in epochs]}
     return render(
         "run.html.j2",
         info=info,
-        loss_chart=charts.lines(steps, losses, "loss", "epoch"),
-        accuracy_chart=charts.lines(steps, accuracies, "accuracy", "epoch", most=1.0),
-        rate_chart=charts.lines(steps, {"rate": [epoch.learning_rate for epoch in epochs]}, "learning rate", "epoch"),
-        range_chart=_range_chart(info.metrics.get("range_test")),
+        curves=_curves(epochs, info.metrics.get("range_test")),
         confusion_chart=charts.matrix(info.metrics["confusion"], info.labels),
         waiting=sum(epoch.waiting * epoch.seconds for epoch in epochs) / max(1e-9, sum(epoch.seconds for epoch in epochs)),
-        confident=_mistakes(info, probabilities, test, probabilities.max(axis=1)),
-        worst=_mistakes(info, probabilities, test, -probabilities[np.arange(len(test)), test.labels]),
+        confident=mistakes(info.labels, probabilities, test, probabilities.max(axis=1)),
+        worst=mistakes(info.labels, probabilities, test, -probabilities[np.arange(len(test)), test.labels]),
     )
 
 
-def _range_chart(curve: list[tuple[float, float]] | None) -> str:
-    if not curve:
-        return ""
-    return charts.lines([math.log10(rate) for rate, _ in curve], {"range test": [loss for _, loss in curve]}, "loss", "log10 of rate")
-
-
-def _mistakes(info: RunInfo, probabilities: np.ndarray, test: Rows, order: np.ndarray) -> list[dict[str, Any]]:
-    """Give wrongly answered test rows as thumbnails, those with the highest `order`, float [n], first."""
-    predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != test.labels)
-    wrong = wrong[np.argsort(-order[wrong], kind="stable")][:MISTAKES]
-    return [
-        {
-            "image": _data_url(test.images[i]),
-            "name": test.names[i],
-            "said": info.labels[predicted[i]],
-            "score": float(probabilities[i].max()),
-            "true": info.labels[test.labels[i]],
-            "true_score": float(probabilities[i, test.labels[i]]),
-        }
-        for i in wrong
+def _curves(epochs: list[Epoch], sweep: list[tuple[float, float]] | None) -> Sequence[str]:
+    if not epochs:
+        return []
+    steps = list(range(1, len(epochs) + 1))
+    losses = {"train": [epoch.train_loss for epoch in epochs], "validation": [epoch.validation_loss for epoch in epochs]}
+    drawn = [
+        charts.lines(steps, {"validation": [epoch.validation_accuracy for epoch in epochs]}, "accuracy", "epoch", most=1.0),
+        charts.lines(steps, losses, "loss", "epoch"),
+        charts.lines(steps, {"rate": [epoch.learning_rate for epoch in epochs]}, "learning rate", "epoch"),
     ]
-
-
-def _data_url(row: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(row).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if sweep:
+        drawn.append(charts.lines([math.log10(rate) for rate, _ in sweep], {"range test": [loss for _, loss in sweep]}, "loss", "log10 of rate"))
+    return drawn

@@ -128,6 +128,8 @@ class TrainSettings(BaseModel):
     """Beside TensorBoard, which is always written."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
+    split_seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the split where the data have none; apart from `seed`, so that trainings with several seeds are judged on the same rows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     name: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,13 +36,21 @@ from fmx.run import Run, load_run
 from fmx.tasks.image_classification import ImageClassification
 
 
-def train_run(out: Path | str | None = None, say: Say | None = None, *, resume: str | None = None, **options: Any) -> Run:
+def train_run(
+    out: Path | str | None = None,
+    say: Say | None = None,
+    *,
+    resume: str | None = None,
+    on_epoch: Callable[[Fit], None] | None = None,
+    **options: Any,
+) -> Run:
     """Fine-tune a base model and leave a run.
 
     Args:
         out: the folder of runs; default `runs/` in `FMX_HOME`.
         say: called with lines for a person; default silent.
         resume: the folder or name of a run that was interrupted; its own settings are taken.
+        on_epoch: called after each epoch of the last stage; what it raises ends the training.
         options: the fields of `TrainSettings`.
 
     Raises:
@@ -66,7 +75,7 @@ def train_run(out: Path | str | None = None, say: Say | None = None, *, resume: 
 
     job = open_job(settings, world, tell, place)
     with kept_if_resumable(job.folder, resuming=resume is not None) if world.is_first else nullcontext():
-        return _train(job, started)
+        return _train(job, started, on_epoch)
 
 
 def _settings_of(resume: str, runs: Path, options: dict[str, Any]) -> TrainSettings:
@@ -76,7 +85,7 @@ def _settings_of(resume: str, runs: Path, options: dict[str, Any]) -> TrainSetti
     return check_settings({**read_training(find_unfinished(resume, runs) / checkpoint.FOLDER)["settings"], "name": None})
 
 
-def _train(job: Job, started: float) -> Run:
+def _train(job: Job, started: float, watch: Callable[[Fit], None] | None) -> Run:
     saved = _check_or_write_training(job)
     state = load_state(job.states, job.say)
     job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,7 +106,7 @@ def _train(job: Job, started: float) -> Run:
                 job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
             state = None
             saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
-            fits.append(_run_stage(job, trainer, interruption, fits, trackers))
+            fits.append(_run_stage(job, trainer, interruption, fits, trackers, watch if stage is stages[-1] else None))
             plan.finish()
             saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
             _write_training(job, saved)
@@ -106,7 +115,9 @@ def _train(job: Job, started: float) -> Run:
     return _finish(job, fits, saved)
 
 
-def _run_stage(job: Job, trainer: Trainer, interruption: Interruption, earlier: list[Fit], trackers: Trackers | None) -> Fit:
+def _run_stage(
+    job: Job, trainer: Trainer, interruption: Interruption, earlier: list[Fit], trackers: Trackers | None, watch: Callable[[Fit], None] | None
+) -> Fit:
     """Train one stage; only the first process writes states, metrics and curves."""
     before = [epoch for fit in earlier for epoch in fit.epochs]
 
@@ -120,6 +131,8 @@ def _run_stage(job: Job, trainer: Trainer, interruption: Interruption, earlier: 
             f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation accuracy {epoch.validation_accuracy:.2%}  "
             f"{epoch.rows_per_second:,.0f} images/s  {epoch.seconds:.1f} s"
         )
+        if watch is not None:
+            watch(fit)
 
     keeper = Keeper(job.states, job.settings.checkpoint_minutes) if job.world.is_first else None
     return trainer.run(keeper, interruption, on_epoch)
@@ -176,6 +189,7 @@ def _finish(job: Job, fits: list[Fit], saved: dict[str, Any]) -> Run:
     world, settings = job.world, job.settings
     if world.is_first:
         measured = measure_network(job.network, job.rows, job.source.labels, settings, job.spec, job.device)
+        measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
         if "range_test" in saved:
             measured.metrics["range_test"] = saved["range_test"]
         facts = {

@@ -139,6 +139,13 @@ class Manifest(Frozen):
         return ModelContract(task=self.task, labels=self.labels, input=self.input, output=self.output)
 
 
+class Member(Frozen):
+    """One network of an ensemble."""
+
+    model: str
+    input: ImageInput
+
+
 class RunInfo(Frozen):
     """`run.json`: settings in full, where everything came from, and what was reached."""
 
@@ -146,6 +153,7 @@ class RunInfo(Frozen):
     name: str
     task: str
     model: str
+    members: tuple[Member, ...] = Field(default=(), description="Of an ensemble, whose model is `ensemble`.")
     weights_origin: str
     labels: tuple[str, ...]
     input: ImageInput

@@ -1,28 +1,59 @@
-"""A package measured on labelled data by the predictor that serves; no torch."""
+"""A package measured on labelled data by the predictor that serves; no torch. What a run's evaluation shares with it is here too."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fmx import statistics
+from fmx.contract import ImageInput
 from fmx.data import open_source
-from fmx.data.rows import read_splits
+from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
+from fmx.report import charts, render
+from fmx.report.gallery import mistakes
 
 
-def evaluate_package(folder: Path, data: str, *, variant: str | None = None, seed: int | None = None, device: str = "auto") -> dict[str, Any]:
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model answered to labelled rows."""
+
+    facts: dict[str, Any]
+    """For `--json`: the model, the data and every measure."""
+    labels: tuple[str, ...]
+    probabilities: np.ndarray
+    """float [n, labels]"""
+    rows: Rows
+    """Their labels are positions in `labels`."""
+
+    def report(self) -> str:
+        """Give a self-contained HTML page."""
+        chances = self.probabilities[np.arange(len(self.rows)), self.rows.labels]
+        return render(
+            "evaluation.html.j2",
+            facts=self.facts,
+            confusion_chart=charts.matrix(self.facts["confusion"], self.labels),
+            confident=mistakes(self.labels, self.probabilities, self.rows, self.probabilities.max(axis=1)),
+            worst=mistakes(self.labels, self.probabilities, self.rows, -chances),
+        )
+
+
+def evaluate_package(
+    folder: Path, data: str, *, variant: str | None = None, split_seed: int | None = None, group_by: str | None = None, device: str = "auto"
+) -> Evaluation:
     """Measure a package on the test rows of a source; labels are matched by name, never by position.
 
     Args:
         folder: of the package.
-        data: a source's name or folder.
+        data: a source's name or path.
         variant: default the first that fits this host.
-        seed: of the split where the data have none; default the run's.
+        split_seed: of the split where the data have none; default the run's.
+        group_by: see `fmx.data.open_source`.
         device: auto, cpu or cuda.
 
     Raises:
@@ -30,29 +61,41 @@ def evaluate_package(folder: Path, data: str, *, variant: str | None = None, see
     """
     predictor = PackagePredictor.open(folder, variant=variant, device=device)
     manifest = predictor.package.manifest
-    source = open_source(data, int(manifest.run["seed"]) if seed is None else seed)
-    unknown = [label for label in source.labels if label not in manifest.labels]
-    if unknown:
-        near = nearest_names(unknown[0], list(manifest.labels))
-        raise DataError(
-            f"{data} has labels that {manifest.name} does not know: {', '.join(unknown)}.",
-            hint=f"Its labels: {', '.join(manifest.labels[:10])}{' ...' if len(manifest.labels) > 10 else ''}" + (f" (near: {near})" if near else ""),
-        )
-    rows = read_splits(source, manifest.input, ("test",))["test"]
-    position = np.array([manifest.labels.index(label) for label in source.labels])
-    wanted = position[rows.labels]
+    seed = int(manifest.run.get("split_seed", manifest.run["seed"])) if split_seed is None else split_seed
+    rows = labelled_rows(data, seed, group_by, manifest.input, manifest.labels, manifest.name)
     with progress("evaluating", len(rows)) as advance:
         probabilities = predictor.run_all(rows.images, advance)
-    matrix = statistics.confusion_matrix(probabilities.argmax(axis=1), wanted, len(manifest.labels))
-    return {
+    facts = {
         "package": manifest.name,
         "version": manifest.version,
         "variant": predictor.variant.name,
         "data": data,
-        "accuracy": statistics.accuracy_of(probabilities, wanted).model_dump(),
-        "macro_f1": statistics.macro_f1(matrix),
-        "calibration_error": statistics.calibration_error(probabilities, wanted),
-        "classes": statistics.class_table(matrix, manifest.labels),
         "rows_of_export": rows.fingerprint == manifest.rows.get("test"),
-        "skipped": [f"{name}: {reason}" for name, reason in rows.skipped],
     }
+    return describe_answers(facts, manifest.labels, probabilities, rows)
+
+
+def labelled_rows(data: str, seed: int, group_by: str | None, spec: ImageInput, labels: tuple[str, ...], name: str) -> Rows:
+    """Read the test rows of a source with labels as positions in a model's own list.
+
+    Raises:
+        DataError: the data hold a label that the model does not know.
+    """
+    source = open_source(data, seed, group_by)
+    unknown = [label for label in source.labels if label not in labels]
+    if unknown:
+        near = nearest_names(unknown[0], list(labels))
+        raise DataError(
+            f"{data} has labels that {name} does not know: {', '.join(unknown)}.",
+            hint=f"Its labels: {', '.join(labels[:10])}{' ...' if len(labels) > 10 else ''}" + (f" (near: {near})" if near else ""),
+        )
+    rows = read_splits(source, spec, ("test",))["test"]
+    position = np.array([labels.index(label) for label in source.labels])
+    return Rows(rows.images, position[rows.labels], rows.names, rows.skipped, rows.fingerprint, rows.digests)
+
+
+def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabilities: np.ndarray, rows: Rows) -> Evaluation:
+    """Put the measures of a model's answers beside what is known of it."""
+    skipped = [f"{name}: {reason}" for name, reason in rows.skipped]
+    measures = statistics.classification_measures(probabilities, rows.labels, labels)
+    return Evaluation({**facts, **measures, "skipped": skipped}, labels, probabilities, rows)

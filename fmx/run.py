@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fmx import storage
 from fmx.contract import RunInfo, parse_contract
@@ -11,6 +12,8 @@ from fmx.errors import PackageError
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "best.safetensors"
+CHECKPOINT_FOLDER = "checkpoint"
+"""In a run that is not finished; finetune/checkpoint.py."""
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,30 @@ def load_run(folder: Path) -> Run:
     if not run.weights.is_file() or storage.sha256_file(run.weights) != run.info.weights_sha256:
         raise PackageError(f"{run.weights} is missing or not the file that the training wrote.", hint="Train again with: fmx train")
     return run
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A folder of `runs/` in a list: a finished run, or what is the matter with it."""
+
+    name: str
+    info: RunInfo | None
+    trouble: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what a program may want: run.json, or name and trouble."""
+        return self.info.model_dump(mode="json") if self.info else {"name": self.name, "trouble": self.trouble}
+
+
+def list_runs(folder: Path) -> list[Listed]:
+    """List the runs of a folder by the time they were finished; unfinished and damaged ones come last, with the reason."""
+    listed = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (path / RUN_FILE).is_file():
+            try:
+                listed.append(Listed(path.name, parse_contract((path / RUN_FILE).read_bytes(), RunInfo, path / RUN_FILE)))
+            except PackageError as error:
+                listed.append(Listed(path.name, None, f"damaged: {error.message}"))
+        elif (path / CHECKPOINT_FOLDER).is_dir():
+            listed.append(Listed(path.name, None, f"unfinished: fmx train --resume {path.name}"))
+    return sorted(listed, key=lambda run: (run.info is None, run.info.created if run.info else "", run.name))

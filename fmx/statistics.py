@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -104,3 +105,23 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         left, right = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, right) if cross_entropy(left) < cross_entropy(right) else (left, high)
     return round(math.exp((low + high) / 2), 6)
+
+
+def classification_measures(probabilities: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """Give what run.json, `fmx eval` and the reports say about labelled rows.
+
+    Args:
+        probabilities: float [n, classes].
+        labels: int64 [n].
+        names: the classes.
+    """
+    matrix = confusion_matrix(probabilities.argmax(axis=1), labels, len(names))
+    top5 = wilson_interval(int((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1).sum()), len(labels))
+    return {
+        "accuracy": accuracy_of(probabilities, labels).model_dump(),
+        **({"top5_accuracy": top5.model_dump()} if len(names) > 10 else {}),
+        "macro_f1": macro_f1(matrix),
+        "calibration_error": calibration_error(probabilities, labels),
+        "classes": class_table(matrix, names),
+        "confusion": matrix.tolist(),
+    }

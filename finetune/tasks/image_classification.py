@@ -1,16 +1,12 @@
-"""Image classification in training: cross-entropy, and the measures of a run."""
+"""Image classification in training: cross-entropy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from fmx import statistics
 
 
 def classification_loss(label_smoothing: float, weights: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -36,23 +32,3 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
     """Weigh classes by the inverse of their frequency, so that the mean weight of a row is 1: float32 [classes]."""
     counts = torch.bincount(labels, minlength=classes).clamp(min=1).float()
     return len(labels) / (classes * counts)
-
-
-def measure(probabilities: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """Give what run.json and the report say about held-out rows.
-
-    Args:
-        probabilities: float [n, classes].
-        labels: int64 [n].
-        names: the classes.
-    """
-    matrix = statistics.confusion_matrix(probabilities.argmax(axis=1), labels, len(names))
-    top5 = statistics.wilson_interval(int((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1).sum()), len(labels))
-    return {
-        "accuracy": statistics.accuracy_of(probabilities, labels).model_dump(),
-        **({"top5_accuracy": top5.model_dump()} if len(names) > 10 else {}),
-        "macro_f1": statistics.macro_f1(matrix),
-        "calibration_error": statistics.calibration_error(probabilities, labels),
-        "classes": statistics.class_table(matrix, names),
-        "confusion": matrix.tolist(),
-    }

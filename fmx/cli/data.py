@@ -1,25 +1,22 @@
-"""`fmx data`: labelled data looked at before they are trained on."""
+"""`fmx data`: labelled data looked at before they are trained on, and unlabelled images chosen to be labelled."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fmx import storage
 from fmx.cli import output
-from fmx.errors import DataError
+from fmx.errors import DataError, missing_extra
 
 if TYPE_CHECKING:
     from fmx.data.check import DataCheck
 
-app = typer.Typer(no_args_is_help=True, help="Check labelled data before they are trained on.")
+app = typer.Typer(no_args_is_help=True, help="Check labelled data, and choose what to label next.")
 
 CLASSES_SHOWN = 40
-
-
-@app.callback()
-def options() -> None:
-    """Keep `check` a sub-command while it is the only one."""
 
 
 @app.command()
@@ -53,6 +50,38 @@ def check(
             f"{source}: training would be misled: {'; '.join(found.message for found in checked.errors)}.",
             hint="The advice beside each finding says what to do.",
         )
+
+
+@app.command()
+def select(
+    run: Annotated[str, typer.Argument(help="A run's folder or name.")],
+    pool: Annotated[Path, typer.Option(help="A folder of images without labels.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many to label next.")] = 20,
+    copy_to: Annotated[Path | None, typer.Option(help="Also copy them into this folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Choose the images whose labels would teach most: those that the run is unsure of and that differ from each other.
+
+    Example: fmx data select resnet18-1 --pool unlabelled/ -n 50 --copy-to to-label/
+    """
+    from fmx.run import find_run, load_run
+
+    found = load_run(find_run(run))
+    try:
+        from finetune.selection import select_images
+    except ImportError as error:
+        raise missing_extra("train", "Selecting images") from error
+    chosen = select_images(found, pool, count, device)
+    if copy_to is not None:
+        for number, (name, _) in enumerate(chosen, start=1):
+            storage.write_bytes(copy_to / f"{number:04d}-{Path(name).name}", (pool / name).read_bytes())
+    if json:
+        output.answer_json([{"file": name, "entropy": entropy} for name, entropy in chosen])
+        return
+    output.table(f"To label next, by {found.info.name}", ["file", "entropy"], [[name, f"{entropy:.3f}"] for name, entropy in chosen])
+    if copy_to is not None:
+        typer.echo(f"Left {len(chosen)} copies in {copy_to}.")
 
 
 def _print(checked: DataCheck) -> None:

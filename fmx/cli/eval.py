@@ -1,37 +1,69 @@
-"""`fmx eval`: the accuracy of a package on labelled data."""
+"""`fmx eval`: a run or a package on labelled data."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fmx.cli import output
+from fmx.errors import missing_extra
 
 
 def evaluate(
-    package: Annotated[str, typer.Argument(help="A package's folder or name, or latest.")],
-    data: Annotated[str, typer.Option(help="digits, cifar10, or a folder; its test rows are used.")],
-    variant: Annotated[str | None, typer.Option(help="fp32 or int8.", show_default="the first that fits this host")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split, where the data have none.", show_default="the run's")] = None,
+    model: Annotated[str, typer.Argument(metavar="RUN|PACKAGE", help="A folder or name; latest is the latest package.")],
+    data: Annotated[str, typer.Option(help="As for fmx train; the test rows are used.")],
+    variant: Annotated[str | None, typer.Option(help="Of a package: fp32 or int8.", show_default="the first that fits this host")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the split, where the data have none.", show_default="the run's")] = None,
+    group_by: Annotated[str | None, typer.Option(help="As for fmx train.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page with confusion matrix and mistakes.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a package on the test rows of labelled data, with the variant that this host would serve.
+    """Measure a run, or a package with the variant that this host would serve, on the test rows of labelled data.
 
     Example: fmx eval latest --data digits
     """
+    from fmx import storage
+    from fmx.cli.models import find_model
     from fmx.evaluation import evaluate_package
-    from fmx.package import find_package
+    from fmx.run import Run
 
-    result = evaluate_package(find_package(package), data, variant=variant, seed=seed, device=device)
+    found = find_model(model)
+    if isinstance(found, Run):
+        try:
+            from finetune.evaluation import evaluate_run
+            from finetune.job import choose_device
+        except ImportError as error:
+            raise missing_extra("train", "Evaluating a run") from error
+
+        result = evaluate_run(found, data, choose_device(device), split_seed=split_seed, group_by=group_by)
+    else:
+        result = evaluate_package(found, data, variant=variant, split_seed=split_seed, group_by=group_by, device=device)
+    if report is not None:
+        storage.write_text(report, result.report())
+    facts = result.facts
     if json:
-        output.answer_json(result)
+        output.answer_json(facts)
         return
-    rows = [
-        ["accuracy", output.interval(result["accuracy"])],
-        ["macro F1", f"{result['macro_f1']:.4f}"],
-        ["calibration error", f"{result['calibration_error']:.4f}"],
-        ["rows", "those that the export was judged on" if result["rows_of_export"] else "not those of the export"],
+    same = facts.get("rows_of_export", facts.get("rows_of_run"))
+    rows = [["accuracy", output.interval(facts["accuracy"])]]
+    if "top5_accuracy" in facts:
+        rows.append(["top-5 accuracy", output.interval(facts["top5_accuracy"])])
+    rows += [
+        ["macro F1", f"{facts['macro_f1']:.4f}"],
+        ["calibration error", f"{facts['calibration_error']:.4f}"],
+        ["worst class", _worst(facts["classes"])],
+        ["rows", "those that it was judged on before" if same else "others than it was judged on before"],
     ]
-    output.table(f"{result['package']} ({result['variant']}) on {result['data']}", ["measure", "value"], rows)
+    name = f"{facts['package']} ({facts['variant']})" if facts.get("package") else facts["run"]
+    output.table(f"{name} on {facts['data']}", ["measure", "value"], rows)
+    if report is not None:
+        typer.echo(f"Left {report}.")
+
+
+def _worst(classes: list[dict[str, float | int | str]]) -> str:
+    present = [row for row in classes if row["rows"]]
+    worst = min(present, key=lambda row: float(row["recall"]))
+    return f"{worst['label']}: recall {float(worst['recall']):.2%} of {worst['rows']} rows"

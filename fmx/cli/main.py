@@ -10,13 +10,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from fmx.cli import data, keys
+from fmx.cli.combine import ensemble, soup
 from fmx.cli.doctor import doctor
 from fmx.cli.eval import evaluate
+from fmx.cli.explain import explain
 from fmx.cli.export import export
 from fmx.cli.inspect import inspect
 from fmx.cli.predict import predict
+from fmx.cli.runs import runs
 from fmx.cli.serve import serve
 from fmx.cli.train import train
+from fmx.cli.tune import tune
 from fmx.cli.verify import verify
 from fmx.errors import FmxError, SurroundingsError, disk_errors
 from fmx.host import misplaced_rooms
@@ -30,6 +34,11 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(export)
+app.command()(tune)
+app.command()(soup)
+app.command()(ensemble)
+app.command()(runs)
+app.command()(explain)
 app.command()(predict)
 app.command("eval")(evaluate)
 app.command()(verify)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +78,9 @@ def train(
     compile: Annotated[bool | None, _option("torch.compile the model.", SPEED, None, "--compile")] = None,
     gradient_checkpointing: Annotated[bool | None, _option("Recompute activations to save memory.", SPEED, None, "--gradient-checkpointing")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.", SPEED, "auto")] = None,
-    seed: Annotated[int | None, _option("Of the split, the head, the order and the augmentation.", RUNS, "0")] = None,
+    seed: Annotated[int | None, _option("Of the head, the order and the augmentation.", RUNS, "0")] = None,
+    split_seed: Annotated[int | None, _option("Of the split, where the data have none.", RUNS, "0")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train so many times, and show the spread.", rich_help_panel=RUNS)] = 1,
     name: Annotated[str | None, _option("Of the run.", RUNS, "MODEL-N")] = None,
     out: Annotated[Path | None, _option("Folder of runs.", RUNS, "runs")] = None,
     resume: Annotated[str | None, _option("An interrupted run, with its own settings.", RUNS)] = None,
@@ -89,7 +93,7 @@ def train(
 
     Example: fmx train --data photos/ --model resnet18 --method linear-probe
     """
-    options = {key: value for key, value in locals().items() if key not in ("out", "json", "resume", "config")}
+    options = {key: value for key, value in locals().items() if key not in ("out", "json", "resume", "config", "seeds")}
     from finetune.settings import check_settings
 
     if config is not None:
@@ -104,7 +108,31 @@ def train(
 
         raise missing_extra("train", "Training") from error
 
-    show_run(train_run(out, output.say, resume=resume, **options), json)
+    if seeds > 1 and resume is None:
+        _show_spread(_train_with_seeds(seeds, out, options), json)
+        return
+    run = train_run(out, output.say, resume=resume, **options)
+    if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first one answers
+        show_run(run, json)
+
+
+def _train_with_seeds(count: int, out: Path | None, options: dict[str, Any]) -> list[Run]:
+    from finetune.training import train_run
+
+    first, name = int(options.get("seed") or 0), options.get("name")
+    seeds = range(first, first + count)
+    return [train_run(out, output.say, **{**options, "seed": seed, "name": f"{name}-{seed}" if name else None}) for seed in seeds]
+
+
+def _show_spread(runs: list[Run], json: bool) -> None:
+    if json:
+        output.answer_json([run.info.model_dump(mode="json") for run in runs])
+        return
+    rows = [[run.info.name, str(run.info.settings["seed"]), output.interval(run.info.metrics["accuracy"])] for run in runs]
+    values = [run.info.accuracy.value for run in runs]
+    rows.append(["mean", "", f"{output.percent(statistics.mean(values))} +- {100 * statistics.stdev(values):.2f} (standard deviation)"])
+    output.table("Seeds", ["run", "seed", "test accuracy"], rows)
+    output.next_step(f"Left {len(runs)} runs.", f"fmx soup {' '.join(run.info.name for run in runs)}")
 
 
 def show_run(run: Run, json: bool) -> None:

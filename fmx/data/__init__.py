@@ -5,8 +5,9 @@ Adding a source is a file with an opener and a line in one of the tables below; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fmx.data import huggingface, torchvision
 from fmx.data.cifar10 import find_cifar10, open_cifar10
@@ -30,7 +31,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["NAMED", "PREFIXED", "Item", "Source", "open_source"]
+__all__ = ["NAMED", "PREFIXED", "Item", "Source", "open_source", "reopen_source"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source:
@@ -62,6 +63,11 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source
     near = nearest_names(spec, [*NAMED, *PREFIXED])
     known = f"Did you mean {near}? " if near else ""
     raise DataError(f"There is no data at {spec!r}.", hint=f"{known}Give {KINDS}, or one of: {', '.join(NAMED)}.")
+
+
+def reopen_source(settings: Mapping[str, Any]) -> Source:
+    """Open the data of a run again, split as they were, from the settings in its run.json. Raises: `DataError`, `UsageError`."""
+    return open_source(settings["data"], settings.get("split_seed", settings["seed"]), settings.get("group_by"))
 
 
 def _open_folder(path: Path, spec: str, seed: int, group_by: str | None) -> Source:

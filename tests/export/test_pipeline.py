@@ -60,7 +60,7 @@ def test_fp32_loses_nothing_and_int8_keeps_its_measured_drop(small_package: Pack
 
 def test_eval_measures_what_the_manifest_says(small_package: Package) -> None:
     for variant in small_package.manifest.variants:
-        result = evaluate_package(small_package.folder, "digits", variant=variant.name)
+        result = evaluate_package(small_package.folder, "digits", variant=variant.name).facts
         assert result["accuracy"] == variant.accuracy.model_dump()
         assert result["rows_of_export"]
 

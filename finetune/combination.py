@@ -1,0 +1,161 @@
+"""A run made from finished runs: a soup averages their weights, an ensemble their probabilities.
+
+Both are judged on the validation rows that the runs share, and measured once on the test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.averaging import mean_state
+from finetune.ensemble import Ensemble
+from finetune.evaluation import eager_logits
+from finetune.job import choose_device
+from finetune.measurement import measure_network
+from finetune.network import Network, restore_network
+from finetune.run_writer import write_run
+from finetune.settings import TrainSettings
+from finetune.workplace import kept_if_resumable, reserve
+from fmx import statistics, storage
+from fmx.contract import Member
+from fmx.data import reopen_source
+from fmx.data.rows import Rows, read_splits
+from fmx.errors import BudgetError, DataError, UsageError
+from fmx.run import Run, find_run, load_run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Runs of one task on the same rows, best on validation first."""
+
+    runs: list[Run]
+    rows: dict[str, Rows]
+    accuracies: list[float]
+    device: torch.device
+
+
+def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None = None, device: str = "auto", say: Say = lambda line: None) -> Run:
+    """Average the weights of runs greedily: the best, and each next one that does not make validation worse (Wortsman et al. 2022, arXiv:2203.05482).
+
+    Raises:
+        UsageError: fewer than two runs, or of different models.
+        DataError: their rows differ.
+        BudgetError: no average is better on validation than the best run; nothing is written.
+    """
+    members = _open_members(given, device, say)
+    models = {(run.info.model, run.info.input.height) for run in members.runs}
+    if len(models) > 1 or members.runs[0].info.members:
+        raise UsageError("A soup averages weights, so its runs must have one model and one size.", hint="fmx ensemble takes different ones.")
+    networks = [_raw(run) for run in members.runs]
+    states = [network.body.state_dict() for network in networks]
+    chosen, best = [0], members.accuracies[0]
+    trial = _raw(members.runs[0])
+    for number in range(1, len(states)):
+        trial.body.load_state_dict(mean_state([states[i] for i in [*chosen, number]]))
+        accuracy = _validation_accuracy(trial.to(members.device), members)
+        say(f"with {members.runs[number].info.name}: validation accuracy {accuracy:.2%}")
+        if accuracy >= best:
+            chosen, best = [*chosen, number], accuracy
+    if len(chosen) == 1 or best <= members.accuracies[0]:
+        raise BudgetError(
+            f"No average is better on validation than {members.runs[0].info.name} ({members.accuracies[0]:.2%}).",
+            hint="Soups work for runs that start from the same weights and differ in seed, rate or augmentation.",
+        )
+    trial.body.load_state_dict(mean_state([states[i] for i in chosen]))
+    kept = [members.runs[i] for i in chosen]
+    return _write(trial, kept, members, out, name, "soup", ())
+
+
+def make_ensemble(
+    given: Sequence[str], *, out: Path | None = None, name: str | None = None, device: str = "auto", say: Say = lambda line: None
+) -> Run:
+    """Average the probabilities of runs, each calibrated by its own temperature, in one network.
+
+    Rows are resized as the best member's are; another member that was trained with another interpolation sees that small difference.
+
+    Raises:
+        UsageError: fewer than two runs, ensembles among them, or of different sizes.
+        DataError: their rows differ.
+    """
+    members = _open_members(given, device, say)
+    if len({run.info.input.height for run in members.runs}) > 1:
+        raise UsageError("An ensemble is one graph over one row, so its runs must have one --size.", hint="Train them with one.")
+    if any(run.info.members for run in members.runs):
+        raise UsageError("An ensemble cannot be a member of another one.", hint="Name its members instead.")
+    networks = [restore_network(run) for run in members.runs]
+    body = Ensemble([network.body for network in networks], [run.info.input for run in members.runs])
+    ensemble = Network(body, members.runs[0].info.input)
+    accuracy = _validation_accuracy(ensemble.to(members.device), members)
+    say(f"together: validation accuracy {accuracy:.2%}, the best alone {members.accuracies[0]:.2%}")
+    described = tuple(Member(model=run.info.model, input=run.info.input) for run in members.runs)
+    return _write(ensemble, members.runs, members, out, name, "ensemble", described)
+
+
+def _open_members(given: Sequence[str], device: str, say: Say) -> Members:
+    if len(set(given)) < 2:
+        raise UsageError("It takes two runs or more.", hint="fmx runs lists them.")
+    runs = [load_run(find_run(one)) for one in dict.fromkeys(given)]
+    first = runs[0].info
+    for run in runs[1:]:
+        if run.info.labels != first.labels or run.info.rows != first.rows:
+            raise DataError(
+                f"{run.info.name} was trained on other rows than {first.name}.",
+                hint="Runs that are combined need the same data, split and seed of the split: train them with the same --data and --seed.",
+            )
+    source = reopen_source(first.settings)
+    rows = read_splits(source, first.input)
+    if any(rows[split].fingerprint != expected for split, expected in first.rows.items()):
+        raise DataError(f"The rows of {source.name} are not those that {first.name} was trained with.", hint="Bring the data back as they were.")
+    members = Members(runs, rows, [], choose_device(device))
+    accuracies = [_validation_accuracy(restore_network(run).to(members.device), members) for run in runs]
+    for run, accuracy in zip(runs, accuracies, strict=True):
+        say(f"{run.info.name}: validation accuracy {accuracy:.2%}")
+    order = np.argsort(-np.array(accuracies), kind="stable")
+    return Members([runs[i] for i in order], rows, [accuracies[i] for i in order], members.device)
+
+
+def _raw(run: Run) -> Network:
+    """A run's network as trained, without its temperature."""
+    return restore_network(run, calibrated=False)
+
+
+def _validation_accuracy(network: Network, members: Members) -> float:
+    rows = members.rows["validation"]
+    if (network.spec.height, network.spec.width) != rows.images.shape[1:3]:
+        source = reopen_source(members.runs[0].info.settings)
+        rows = read_splits(source, network.spec, ("validation",))["validation"]
+    return statistics.accuracy_of(eager_logits(network, rows, members.device), rows.labels).value
+
+
+def _write(network: Network, kept: list[Run], members: Members, out: Path | None, name: str | None, kind: str, described: tuple[Member, ...]) -> Run:
+    first = kept[0].info
+    names = ", ".join(run.info.name for run in kept)
+    known = {key: value for key, value in first.settings.items() if key in TrainSettings.model_fields}
+    settings = TrainSettings(**{**known, "name": None, "adversarial": "none"})
+    folder = reserve(out or storage.home() / "runs", f"{kind}-{first.model}", name)
+    facts: dict[str, Any] = {
+        "name": folder.name,
+        "task": first.task,
+        "model": "ensemble" if described else first.model,
+        "members": described,
+        "weights_origin": f"{kind} of {names}",
+        "labels": first.labels,
+        "input": network.spec,
+        "settings": {**first.settings, "name": folder.name},
+        "rows": first.rows,
+        "skipped_files": first.skipped_files,
+        "train_seconds": round(sum(run.info.train_seconds for run in kept), 2),
+    }
+    with kept_if_resumable(folder, resuming=False):
+        measured = measure_network(network.to(members.device), members.rows, first.labels, settings, network.spec, members.device)
+        info = write_run(folder, facts, [], measured, members.rows["test"])
+        storage.point_latest(folder)
+    return Run(folder, info)

@@ -1,0 +1,38 @@
+"""Rows as thumbnails for a report."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fmx.data.rows import Rows
+
+MISTAKES = 12
+
+
+def mistakes(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows, order: np.ndarray) -> list[dict[str, Any]]:
+    """Give wrongly answered test rows as thumbnails, those with the highest `order`, float [n], first."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != test.labels)
+    wrong = wrong[np.argsort(-order[wrong], kind="stable")][:MISTAKES]
+    return [
+        {
+            "image": _data_url(test.images[i]),
+            "name": test.names[i],
+            "said": labels[predicted[i]],
+            "score": float(probabilities[i].max()),
+            "true": labels[test.labels[i]],
+            "true_score": float(probabilities[i, test.labels[i]]),
+        }
+        for i in wrong
+    ]
+
+
+def _data_url(row: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(row).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

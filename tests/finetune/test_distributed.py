@@ -1,0 +1,102 @@
+"""Two real gloo processes on the CPU under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from finetune.training import train_run
+from fmx.run import load_run
+from tests.conftest import MakeFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def launch(processes: int, *arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "FMX_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
+    process = subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+def test_two_processes_reach_what_one_reaches_and_write_once(tmp_path: Path) -> None:
+    options = ["--size", "32", "--epochs", "3", "--device", "cpu", "--precision", "fp32", "--augment", "none"]
+    with launch(2, "-m", "fmx", "train", *options, "--name", "two", "--json", home=tmp_path) as process:
+        answer, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    two = json.loads(answer)
+    assert said.count("epoch   1") == 1
+    assert "effective batch size" in said
+    one = train_run(size=32, epochs=3, device="cpu", precision="fp32", augment="none", name="one")
+    assert abs(two["accuracy"]["value"] - one.info.accuracy.value) <= 0.005
+    assert load_run(tmp_path / "runs" / "two").info.accuracy.value == two["accuracy"]["value"]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_uneven_validation_rows_are_each_counted_once_pytorch_25162(processes: int, tmp_path: Path) -> None:
+    """vision#4559, pytorch#25162: padded rows were counted twice, so the metric depended on the number of processes."""
+    script = tmp_path / "judge.py"
+    script.write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from finetune.loop import evaluate\n"
+        "from finetune.plan import Plan\n"
+        "from finetune.world import open_world\n"
+        "torch.manual_seed(0)\n"
+        "inputs, labels = torch.randn(21, 5), torch.randint(0, 3, (21,))\n"
+        "plan = Plan(nn.Linear(5, 3), inputs, labels, inputs, labels, lambda rows, generator: rows, [])\n"
+        "world = open_world('cpu')\n"
+        "judged = evaluate(plan.module, plan, world, 'fp32', batch_size=4)\n"
+        "if world.is_first:\n"
+        "    print(repr(round(judged.loss, 9)), repr(judged.accuracy), judged.classes_answered)\n"
+        "if world.accelerator is not None:\n"
+        "    world.accelerator.end_training()\n"
+    )
+    with launch(processes, str(script), home=tmp_path) as process:
+        answer, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(21, 5), torch.randint(0, 3, (21,))
+    with torch.inference_mode():
+        logits = nn.Linear(5, 3)(inputs)
+    loss, accuracy, classes = answer.split()
+    assert float(loss) == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), abs=1e-6)
+    assert float(accuracy) == float((logits.argmax(1) == labels).double().mean())
+    assert int(classes) == len(logits.argmax(1).unique())
+
+
+def test_death_of_one_process_ends_the_other(digit_folder: MakeFolder, tmp_path: Path) -> None:
+    options = ["--data", str(digit_folder(2, 40)), "--size", "32", "--epochs", "5000", "--patience", "5000", "--precision", "fp32"]
+    with launch(2, "-m", "fmx", "train", *options, "--name", "two", "--device", "cpu", home=tmp_path) as launcher:
+        begun = time.monotonic()
+        while not (tmp_path / "runs" / "two" / "metrics.jsonl").exists():
+            assert launcher.poll() is None, launcher.communicate()[1]
+            assert time.monotonic() - begun < 120
+            time.sleep(0.1)
+        workers = [child for child in psutil.Process(launcher.pid).children(recursive=True) if "train" in child.cmdline()]
+        assert len(workers) == 2
+        workers[-1].send_signal(signal.SIGKILL)
+        launcher.communicate(timeout=120)
+        assert launcher.returncode != 0
+        assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]

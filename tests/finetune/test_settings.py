@@ -1,0 +1,184 @@
+"""Settings by flag, by file and from a run; what is written down; what is refused."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.loop import Trainer
+from finetune.network import Network, build_network
+from finetune.regularisation import set_drop_path, set_dropout
+from finetune.settings import TrainSettings, check_settings
+from finetune.training import train_run
+from finetune.world import World
+from fmx.cli.train import train
+from fmx.errors import DataError, ModelError, SurroundingsError, UsageError
+from fmx.settings import read_config
+from tests.conftest import MakeFolder, encode
+from tests.finetune.test_objectives import tiny_plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_setting_is_a_flag_and_every_flag_a_setting() -> None:
+    flags = set(inspect.signature(train).parameters) - {"out", "resume", "config", "json", "seeds"}
+    assert flags == set(TrainSettings.model_fields)
+
+
+def test_run_json_holds_every_effective_setting_nvsubquadratic_141(digit_folder: MakeFolder) -> None:
+    """BioNeMo nvSubquadratic PR#141: mixup silently brought a label smoothing of 0.1 with it."""
+    run = train_run(data=str(digit_folder(2, 12)), size=32, epochs=1)
+    written = run.info.settings
+    assert set(written) == set(TrainSettings.model_fields)
+    assert written["precision"] in ("fp32", "bf16")
+    assert written["norm_statistics"] == "frozen"
+    for resolved in ("lr", "head_lr_factor", "size", "batch_size"):
+        assert written[resolved] is not None
+
+
+@pytest.mark.parametrize("ending", ["yaml", "toml"])
+def test_config_gives_options_and_flags_win(ending: str, digit_folder: MakeFolder, tmp_path: Path) -> None:
+    file = tmp_path / f"c.{ending}"
+    mark = ":" if ending == "yaml" else " ="
+    text = "\n".join(f"{key}{mark} {json.dumps(value)}" for key, value in {"size": 40, "epochs": 7, "method": "linear-probe", "lr": 0.004}.items())
+    file.write_text(f"{text}\nbatch-size{mark} 16\n" + ("weight_decay: 1e-3\n" if ending == "yaml" else "weight_decay = 1e-3\n"))
+    command = [sys.executable, "-m", "fmx", "train", "--data", str(digit_folder(2, 12)), "--config", str(file), "--epochs", "2", "--json"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, cwd=tmp_path)
+    settings = json.loads(done.stdout)["settings"]
+    assert (settings["size"], settings["epochs"], settings["method"]) == (40, 2, "linear-probe")
+    assert (settings["lr"], settings["batch_size"], settings["weight_decay"]) == (0.004, 16, 1e-3)
+
+
+def test_run_json_as_config_repeats_the_run(digit_folder: MakeFolder) -> None:
+    first = train_run(data=str(digit_folder(2, 16)), size=32, epochs=2, mixup=0.2, seed=5, precision="fp32")
+    again = train_run(**read_config(first.folder / "run.json"))
+    assert again.info.name != first.info.name
+    assert again.info.weights_sha256 == first.info.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), {"a.yaml": "epochs: [", "a.toml": "epochs = ", "a.json": "{", "b.yaml": "just words", "c.yaml": "- 1\n- 2"}.items()
+)
+def test_bad_config_is_said(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError):
+        read_config(tmp_path / name)
+    with pytest.raises(UsageError, match="no config"):
+        read_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(("option", "said"), [({"lr": "fast"}, "number or auto"), ({"lr": -1}, "above 0"), ({"batch_size": 1}, "at least 2")])
+def test_number_or_auto_is_checked_once(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_settings(option)
+    assert caught.value.message.count(said) == 1
+
+
+def test_batch_size_auto_is_settled_and_written_down(digit_folder: MakeFolder) -> None:
+    said: list[str] = []
+    run = train_run(data=str(digit_folder(2, 20)), size=32, epochs=1, batch_size="auto", model="squeezenet1_1", weights="none", say=said.append)
+    assert isinstance(run.info.settings["batch_size"], int)
+    assert any(line.startswith("Batch size") for line in said)
+
+
+def test_leakage_stops_training_plantseg_11(tmp_path: Path, digit_folder: MakeFolder) -> None:
+    """PlantSeg#11: 265 groups of copies, 70 of them in test and train. A file in two splits stops the run; --allow-leakage says it and goes on."""
+    root = tmp_path / "split"
+    for split in ("train", "val", "test"):
+        digit_folder(2, 12, root=root / split)
+    with pytest.raises(DataError, match="two splits") as caught:
+        train_run(data=str(root), size=32, epochs=1, method="linear-probe")
+    assert "--allow-leakage" in caught.value.hint
+    said: list[str] = []
+    train_run(data=str(root), size=32, epochs=1, method="linear-probe", allow_leakage=True, say=said.append)
+    assert any("two splits" in line for line in said)
+
+
+def test_bad_image_stops_training_where_none_may_be_skipped(digit_folder: MakeFolder) -> None:
+    root = digit_folder(2, 30)
+    (root / "class-1" / "003.png").write_bytes(encode_truncated())
+    with pytest.raises(DataError, match=r"003\.png"):
+        train_run(data=str(root), size=32, epochs=1, on_bad_image="error")
+
+
+def encode_truncated() -> bytes:
+    from PIL import Image
+
+    return encode(Image.effect_noise((64, 64), 50))[:200]
+
+
+def test_collapse_is_stopped_with_advice_transformers_297() -> None:
+    """transformers#297: accuracy fell from 99.7 % to chance in an epoch and training went on."""
+    settings = check_settings({"augment": "none", "epochs": 20, "lr": 1e-6})
+    network, plan, _ = tiny_plan(settings)
+    body: Any = network.body
+    with torch.no_grad():
+        body.fc.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+    flat = nn.functional.cross_entropy
+    trainer = Trainer(plan, lambda module, images, labels, _: flat(module(images), labels), settings, "x", 20, "fp32", World(), lambda line: None)
+    from finetune.interruption import Interruption
+
+    with pytest.raises(ModelError, match="collapsed") as caught:
+        trainer.run(None, Interruption(), lambda fit: None)
+    assert "--lr" in caught.value.hint
+    assert len(trainer.fit.epochs) == 4
+
+
+def test_dropout_is_set_where_the_model_has_it_and_added_where_not() -> None:
+    for name in ("mobilenet_v3_small", "resnet18"):
+        network, _, _ = build_network(name, "none", 32, 3)
+        set_dropout(network, 0.9)
+        rows = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+        network.train()
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        assert not torch.equal(network(rows), network(rows)), name
+        network.eval()
+        assert torch.equal(network(rows), network(rows)), name
+
+
+def test_stochastic_depth_rises_with_depth_and_is_refused_where_there_is_none() -> None:
+    network, _, _ = build_network("efficientnet_b0", "none", 32, 3)
+    set_drop_path(network.body, 0.4)
+    rates: list[Any] = [module.p for module in network.body.modules() if type(module).__name__ == "StochasticDepth"]
+    assert rates == sorted(rates)
+    assert rates[-1] == 0.4
+    resnet, _, _ = build_network("resnet18", "none", 32, 3)
+    with pytest.raises(UsageError, match="no stochastic depth"):
+        set_drop_path(resnet.body, 0.1)
+    assert isinstance(network, Network)
+
+
+def test_seeds_show_their_spread_on_the_same_rows(digit_folder: MakeFolder, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fmx", "train", "--data", str(digit_folder(2, 20)), "--size", "32", "--epochs", "2"]
+    command += ["--method", "linear-probe", "--seeds", "2", "--json"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, cwd=tmp_path)
+    runs = json.loads(done.stdout)
+    assert [run["settings"]["seed"] for run in runs] == [0, 1]
+    assert runs[0]["rows"] == runs[1]["rows"]
+    assert runs[0]["weights_sha256"] != runs[1]["weights_sha256"]
+
+
+def test_tracker_that_is_not_installed_is_said(digit_folder: MakeFolder) -> None:
+    from accelerate.tracking import get_available_trackers
+
+    if "wandb" in {str(name) for name in get_available_trackers()}:
+        pytest.skip("wandb is installed here")
+    with pytest.raises(SurroundingsError, match="wandb"):
+        train_run(data=str(digit_folder(2, 12)), size=32, epochs=1, method="linear-probe", track=("wandb",))
+
+
+def test_average_of_weights_is_what_is_kept(digit_folder: MakeFolder) -> None:
+    options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 2, "precision": "fp32"}
+    plain, averaged = train_run(**options), train_run(**options, ema=0.9)
+    assert plain.info.weights_sha256 != averaged.info.weights_sha256
