@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import fastai.callback.schedule  # noqa: F401 - adds fine_tune to a learner
 import numpy as np
 import torch
 from fastai.data.block import CategoryBlock, DataBlock
