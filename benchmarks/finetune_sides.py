@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.peers.turns import MARK
 from finetune import embedded
+from fmx.contract import ImageInput
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.run import RunInfo, load_run
@@ -55,18 +56,21 @@ class Finished:
     output: str
     marked_s: float
     """From its start to the first line that held the mark, 0 without one."""
+    cpu_seconds: float
+    """Of all its threads and child processes."""
+    marked_cpu_s: float
 
 
 def run_side(command: list[str], *, home: Path | None = None, mark: str = "\0") -> Finished:
     """Run a process to its end. Raises: `SystemExit` with its last lines when it fails."""
     variables = _variables(home)
     started = time.perf_counter()
-    marked_s, lines = 0.0, []
+    marked_s, marked_cpu_s, lines = 0.0, 0.0, []
     with tempfile.TemporaryFile("w+") as errors:
         side = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=errors if mark == "\0" else subprocess.STDOUT, text=True)
         for line in side.stdout or ():
             if mark in line and not marked_s:
-                marked_s = time.perf_counter() - started
+                marked_s, marked_cpu_s = time.perf_counter() - started, _cpu_seconds(side.pid)
             lines.append(line)
         _, status, usage = os.wait4(side.pid, 0)
         seconds = time.perf_counter() - started
@@ -74,7 +78,12 @@ def run_side(command: list[str], *, home: Path | None = None, mark: str = "\0") 
         if side.returncode:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)[:300]}\n{''.join(lines[-20:])}\n{errors.read()[-3000:]}")
-    return Finished(seconds, usage.ru_maxrss * 1024, "".join(lines), marked_s)
+    return Finished(seconds, usage.ru_maxrss * 1024, "".join(lines), marked_s, usage.ru_utime + usage.ru_stime, marked_cpu_s)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _variables(home: Path | None) -> dict[str, str]:
@@ -109,19 +118,20 @@ class Turner:
             self._side = subprocess.Popen(
                 command, env=_variables(log.parent), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=log.parent
             )
-        self.warm_up_s = self._wait()
+        self._wait()
 
-    def take_turn(self) -> float:
-        """Let it train one chunk: its seconds."""
+    def take_turn(self) -> tuple[float, float]:
+        """Let it train one chunk: its seconds, and the processor's."""
         if self._side.stdin is not None:
             self._side.stdin.write("go\n")
             self._side.stdin.flush()
         return self._wait()
 
-    def _wait(self) -> float:
+    def _wait(self) -> tuple[float, float]:
         for line in self._side.stdout or ():
             if line.startswith(MARK):
-                return float(line.split()[1])
+                seconds, cpu_seconds = map(float, line.split()[1:])
+                return seconds, cpu_seconds
         raise SystemExit(f"A side ended before its turn: {self._log.read_text()[-3000:]}")
 
     def end(self) -> None:
@@ -157,7 +167,7 @@ def noise(folder: Path, size: int, rows: int) -> Path:
     random = np.random.default_rng(0)
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        return random.integers(0, 256, (count, size, size, 3), dtype=np.uint8), np.arange(count) % 10
+        return random.integers(0, 256, (count, size, size, 3), dtype=np.uint8), np.arange(count) % 2
 
     return write_folder(folder, {"train": draw(rows), "val": draw(10), "test": draw(10)})
 
@@ -172,9 +182,9 @@ def mnist(place: Place) -> tuple[np.ndarray, np.ndarray]:
         return stored["images"][order], stored["labels"][order]
 
 
-def rows_file(data: Path, to: Path, info: RunInfo | None = None, spec: Any = None, *, join_validation: bool = False) -> Path:
+def rows_file(data: Path, to: Path, spec: ImageInput, *, join_validation: bool = False) -> Path:
     """Decode a folder as fmx does and keep its rows for the peers; validation rows go to the training rows where asked."""
-    rows = read_splits(open_source(str(data), 0), spec or (info.input if info else None))
+    rows = read_splits(open_source(str(data), 0), spec)
     parts = ("train", "validation") if join_validation else ("train",)
     np.savez(
         to,

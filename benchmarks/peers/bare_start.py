@@ -20,7 +20,7 @@ def main() -> None:
     size = (spec["size"], spec["size"])
     rows = torch.from_numpy(np.stack([np.asarray(Image.open(file).convert("RGB").resize(size, Image.Resampling.BICUBIC)) for file in files]))
     labels = torch.tensor([names.index(file.parent.name) for file in files])
-    model = build("efficientnet_lite0", len(names), spec["weights"]).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = build("efficientnet_lite0", len(names), spec["weights"]).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     print("first step", flush=True)
     for index in torch.split(torch.randperm(len(rows)), spec["batch"]):

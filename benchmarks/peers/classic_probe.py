@@ -20,7 +20,11 @@ def main() -> None:
     torch.manual_seed(spec["seed"])
     size: int = spec["size"]
     prepare = transforms.Compose(
-        [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize([MEAN / 255] * 3, [STD / 255] * 3)]
+        [
+            transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize([MEAN / 255] * 3, [STD / 255] * 3),
+        ]
     )
     folders = {split: ImageFolder(f"{spec['data']}/{split}", prepare) for split in ("train", "val", "test")}
     loaders: dict[str, Any] = {

@@ -20,7 +20,7 @@ def main() -> None:
     spec = read_spec()
     torch.manual_seed(spec["seed"])
     rows, labels = read_rows(spec["rows"])
-    model = build("efficientnet_lite0", int(labels.max()) + 1, spec["weights"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build("efficientnet_lite0", int(labels.max()) + 1, spec["weights"]).to(memory_format=torch.channels_last)
     crop = v2.RandomResizedCrop(rows.shape[1], scale=(0.7, 1.0), ratio=(0.9, 1.1))
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05, fused=True)
     model.train()

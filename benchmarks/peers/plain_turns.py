@@ -16,7 +16,7 @@ def main() -> None:
     rows, labels = read_rows(spec["rows"])
     model = build(spec["model"], spec["classes"]).train()
     if last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec["lr"], weight_decay=0.01, fused=True if last else None)
     turns = Turns(spec["steps"])
     while True:

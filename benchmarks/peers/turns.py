@@ -12,9 +12,9 @@ import time
 MARK = "TURN"
 
 
-def end_turn(seconds: float) -> None:
-    """Say how long the chunk took and wait for a line; `quit` or the end of input ends the process at once."""
-    print(f"\n{MARK} {seconds:.6f}", flush=True)
+def end_turn(seconds: float, cpu_seconds: float) -> None:
+    """Say how long the chunk took and wait for a line; anything but `go` ends the process at once."""
+    print(f"\n{MARK} {seconds:.6f} {cpu_seconds:.6f}", flush=True)
     if sys.stdin.readline().strip() != "go":
         os._exit(0)
 
@@ -24,11 +24,11 @@ class Turns:
 
     def __init__(self, steps: int) -> None:
         self.steps, self.done = steps, 0
-        self.started = time.perf_counter()
+        self.started = time.perf_counter(), time.process_time()
 
     def step(self) -> None:
         """Note that an optimiser step is done."""
         self.done += 1
         if self.done == self.steps:
-            end_turn(time.perf_counter() - self.started)
-            self.done, self.started = 0, time.perf_counter()
+            end_turn(time.perf_counter() - self.started[0], time.process_time() - self.started[1])
+            self.done, self.started = 0, (time.perf_counter(), time.process_time())
