@@ -2,6 +2,7 @@
 
 - probe: `fmx train --method linear-probe` against the loop of every tutorial, wall time of the whole commands.
 - throughput: images a second of full fine-tuning against the Hugging Face Trainer, fastai and plain loops, in rotation.
+- long-turns: the closest two of them again, ResNet-50 in bf16.
 - accuracy: every method on few labels against fastai and a recipe in timm's manner, given the same wall time.
 - start: seconds to the first training step, and peak memory, against a bare script.
 
@@ -32,6 +33,7 @@ PROBES = (("efficientnet_lite0", "ImageNet", 64, 0.5),)
 """(model, weights, pixels, the classic loop's rate)"""
 STEPS = {"resnet50": 1, "efficientnet_lite0": 2, "resnet18": 3, "mobilenet_v3_large": 4, "vit_b_16": 1}
 """Of 8 images, a turn."""
+LONG_STEPS = 8
 BATCH = 8
 REPEATS = 3
 METHODS = ("finetune", "linear-probe", "lp-ft", "lora", "norm-bias")
@@ -116,28 +118,34 @@ def measure_throughput(place: Place, quick: bool) -> list[dict[str, Any]]:
     for model in ("resnet18",) if quick else tuple(STEPS):
         if place.is_late:
             break
-        steps = STEPS[model]
-        size = 64 if quick else 224
-        data = sides.noise(place.fresh(model), size, BATCH * steps)
-        spec = rows_spec(size)
-        rows = sides.rows_file(data, place.folder / f"{model}.npz", spec)
         for precision in ("fp32", "bf16"):
-            turners: dict[str, Turner] = {}
-            for name, command in trainers(place, model, size, precision, data, rows).items():
-                folder = place.fresh("side")
-                turners[name] = Turner(command, folder / "log")
-            seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in turners}
-            for turn in range(1 if quick else REPEATS):
-                names = list(turners)
-                for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                    seconds[name].append(turners[name].take_turn())
-            for turner in turners.values():
-                turner.end()
-            shape = {"model": model, "size": size, "precision": precision, "steps a turn": steps, "batch": BATCH}
-            raw = {name: {"seconds": [wall for wall, _ in times], "cpu_seconds": [cpu for _, cpu in times]} for name, times in seconds.items()}
-            table.append({**shape, "images a turn": BATCH * steps, "sides": raw})
-            print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+            table.append(rotate(place, model, 64 if quick else 224, precision, STEPS[model], 1 if quick else REPEATS))
     return table
+
+
+def measure_long_turns(place: Place, quick: bool) -> list[dict[str, Any]]:
+    """Time fmx and the plain channels-last loop alone, in turns long enough that what fmx does between epochs does not count."""
+    steps = 2 if quick else LONG_STEPS
+    return [rotate(place, "resnet50", 64 if quick else 224, "bf16", steps, 1 if quick else REPEATS, ("fmx", "plain, channels-last"))]
+
+
+def rotate(place: Place, model: str, size: int, precision: str, steps: int, turns: int, only: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Warm up the sides one after the other, then let each train its chunks, another one first in every round."""
+    data = sides.noise(place.fresh(model), size, BATCH * steps)
+    rows = sides.rows_file(data, place.folder / f"{model}.npz", rows_spec(size))
+    commands = trainers(place, model, size, precision, steps, data, rows)
+    turners = {name: Turner(command, place.fresh("side") / "log") for name, command in commands.items() if not only or name in only}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in turners}
+    names = list(turners)
+    for turn in range(turns):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(turners[name].take_turn())
+    for turner in turners.values():
+        turner.end()
+    raw = {name: {"seconds": [wall for wall, _ in taken], "cpu_seconds": [cpu for _, cpu in taken]} for name, taken in times.items()}
+    shape = {"model": model, "size": size, "precision": precision, "steps a turn": steps, "batch": BATCH, "images a turn": BATCH * steps}
+    print(json.dumps({**shape, "sides": raw}), file=sys.stderr, flush=True)
+    return {**shape, "sides": raw}
 
 
 def rows_spec(size: int) -> ImageInput:
@@ -145,9 +153,8 @@ def rows_spec(size: int) -> ImageInput:
     return ImageInput(height=size, width=size, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0), interpolation="bicubic")
 
 
-def trainers(place: Place, model: str, size: int, precision: str, data: Path, rows: Path) -> dict[str, list[str]]:
+def trainers(place: Place, model: str, size: int, precision: str, steps: int, data: Path, rows: Path) -> dict[str, list[str]]:
     """Give every side's command. All: uint8 rows in memory, normalised in the loop, no augmentation, AdamW at a constant rate, no clipping."""
-    steps = STEPS[model]
     spec = {"model": model, "size": size, "precision": precision, "batch": BATCH, "steps": steps, "classes": 2, "lr": 1e-4, "rows": str(rows)}
     out = place.fresh("runs")
     return {
@@ -222,6 +229,7 @@ PARTS: dict[str, Callable[[Place, bool], Any]] = {
     "start": measure_start,
     "probe": measure_probe,
     "throughput": measure_throughput,
+    "long-turns": measure_long_turns,
     "accuracy": measure_accuracy,
 }
 

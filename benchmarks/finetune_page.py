@@ -97,6 +97,16 @@ def _throughput(found: list[dict[str, Any]]) -> list[str]:
     return ["### Throughput", "", text, "", *_table(heads, rows), "", f"bf16: {'; '.join(gains)}."]
 
 
+def _long_turns(found: list[dict[str, Any]]) -> list[str]:
+    (item,) = found
+    rates = {name: item["images a turn"] / statistics.median(side["cpu_seconds"]) for name, side in item["sides"].items()}
+    said = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
+    return [
+        f"The closest two again, {item['model']} in {item['precision']}, in turns of {item['steps a turn']} steps, so that an epoch's start and"
+        f" the pages that its end gave back do not count: {said} images a processor second, ratio {rates['fmx'] / _best(rates):.2f}."
+    ]
+
+
 def _best(rates: dict[str, float]) -> float:
     return max(rate for name, rate in rates.items() if name != "fmx")
 
@@ -124,4 +134,10 @@ def _accuracy(found: list[dict[str, Any]]) -> list[str]:
     return ["### Accuracy in equal time", "", text, "", *_table(heads, rows), "", f"`fmx finetune`, {'; '.join(lost)}."]
 
 
-_PARTS: dict[str, Callable[[Any], list[str]]] = {"probe": _probe, "throughput": _throughput, "accuracy": _accuracy, "start": _start}
+_PARTS: dict[str, Callable[[Any], list[str]]] = {
+    "probe": _probe,
+    "throughput": _throughput,
+    "long-turns": _long_turns,
+    "accuracy": _accuracy,
+    "start": _start,
+}
