@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.finetune_page import training_section
+
 FOLDER = Path(__file__).parent
 
 
 def write_readme() -> None:
     """Write the page."""
-    results = json.loads((FOLDER / "results" / "default_model.json").read_text())
-    (FOLDER / "README.md").write_text(render(results))
+    page = render(json.loads((FOLDER / "results" / "default_model.json").read_text()))
+    training = FOLDER / "results" / "finetune.json"
+    if training.exists():
+        page += "\n".join(["", *training_section(json.loads(training.read_text()))])
+    (FOLDER / "README.md").write_text(page.rstrip() + "\n")
 
 
 def render(results: dict[str, Any]) -> str:
