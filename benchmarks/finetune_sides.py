@@ -18,10 +18,10 @@ from PIL import Image
 
 from benchmarks.peers.turns import MARK
 from finetune import embedded
-from fmx.contract import ImageInput
+from fmx.contract import ImageInput, RunInfo
 from fmx.data import open_source
 from fmx.data.rows import read_splits
-from fmx.run import RunInfo, load_run
+from fmx.run import load_run
 
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = os.environ.get("FMX_PEERS_PYTHON", "/tmp/fastai-env/bin/python")
