@@ -38,13 +38,13 @@ def measure_network(
     """Fit the temperature on validation rows, put it into the head, and measure once on test rows."""
     weights = {key: value.detach().cpu().clone() for key, value in network.body.state_dict().items()}
     test = rows["test"]
-    raw = statistics.softmax(eager_logits(network, test, device))
+    logits = eager_logits(network, test, device)
     temperature = statistics.fit_temperature(eager_logits(network, rows["validation"], device), rows["validation"].labels)
     apply_temperature(network, temperature)
-    probabilities = statistics.softmax(eager_logits(network, test, device))
+    probabilities = statistics.softmax(logits / temperature)
     metrics = {
         **statistics.classification_measures(probabilities, test.labels, labels),
-        "uncalibrated_error": statistics.calibration_error(raw, test.labels),
+        "uncalibrated_error": statistics.calibration_error(statistics.softmax(logits), test.labels),
         "peak_memory_bytes": peak_memory_bytes(device),
     }
     if settings.adversarial != "none":
