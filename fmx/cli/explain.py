@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from fmx.cli import output
-from fmx.cli.inputs import read_inputs
 from fmx.errors import missing_extra
 
 
@@ -23,6 +22,7 @@ def explain(
 
     Example: fmx explain runs/resnet18-1 photo.jpg
     """
+    from fmx.cli.inputs import read_inputs
     from fmx.cli.models import find_model
     from fmx.explanation import Explainer, PackageExplainer, write_overlays
     from fmx.run import Run
