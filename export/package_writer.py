@@ -16,6 +16,7 @@ from export.settings import ExportSettings
 from export.subject import Subject
 from fmx import host, storage
 from fmx.contract import Fingerprint, Latency, ModelContract, Requires, Variant
+from fmx.data import split_seed_of
 from fmx.data.rows import Rows
 from fmx.errors import disk_errors
 from fmx.package import new_package, write_manifest
@@ -127,7 +128,7 @@ def _origin(run: Run) -> dict[str, Any]:
         "weights_origin": info.weights_origin,
         "method": info.settings["method"],
         "seed": info.settings["seed"],
-        "split_seed": info.settings.get("split_seed", info.settings["seed"]),
+        "split_seed": split_seed_of(info.settings),
         "temperature": info.temperature,
         **({"data": info.settings["data"], "group_by": info.settings["group_by"]} if info.settings.get("group_by") else {}),
         "weights_sha256": info.weights_sha256,

@@ -54,6 +54,8 @@ TIMM = "timm:"
 
 def check_model_name(name: str) -> None:
     """Check that there is such a model. Raises: `ModelError` with the nearest names."""
+    if name == EMBEDDED_MODEL:
+        return  # listing torchvision's models would load torchvision
     if name.startswith(TIMM):
         _check_timm_name(name.removeprefix(TIMM))
     elif ":" in name:

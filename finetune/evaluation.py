@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from finetune.network import Network, restore_network
+from fmx.data import split_seed_of
 from fmx.data.rows import Rows
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
@@ -34,7 +35,7 @@ def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> n
 def evaluate_run(run: Run, data: str, device: torch.device, *, split_seed: int | None = None, group_by: str | None = None) -> Evaluation:
     """Measure a run's eager network on the test rows of a source, as `fmx.evaluation.evaluate_package` does a package."""
     info = run.info
-    seed = info.settings.get("split_seed", info.settings["seed"]) if split_seed is None else split_seed
+    seed = split_seed_of(info.settings) if split_seed is None else split_seed
     if group_by is None and data == info.settings["data"]:
         group_by = info.settings.get("group_by")
     rows = labelled_rows(data, seed, group_by, info.input, info.labels, info.name)

@@ -10,10 +10,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,18 +90,6 @@ class Judged:
     loss: float
     accuracy: float
     classes_answered: int
-
-
-class _Inline(Executor):
-    """Runs work when its result is asked for."""
-
-    def submit(self, work: Callable[..., Any], /, *arguments: Any) -> Any:  # type: ignore[override]
-        return _Later(partial(work, *arguments))
-
-
-@dataclass(frozen=True)
-class _Later:
-    result: Callable[[], Any]
 
 
 class Trainer:
@@ -191,23 +177,27 @@ class Trainer:
         return split_order(order, self.batch_size, least=2 * self.world.size)
 
     def _gathered(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give (index, inputs) of this process's share.
+        """Give (index, inputs) of this process's share, and add up how long the device waited for them."""
+        waited_from = time.perf_counter()
+        for index, inputs in zip(batches, self._inputs(batches), strict=True):
+            self.waited += time.perf_counter() - waited_from
+            yield index, inputs
+            waited_from = time.perf_counter()
 
-        For a GPU the next batch is gathered and pinned while it works on this one; on a CPU a second thread would only take its cores.
-        """
-
-        def gather(index: Tensor) -> Tensor:
-            inputs = self.plan.train_inputs[self.world.share(index)]
-            return inputs.pin_memory() if self.device.type == "cuda" else inputs
-
-        with ThreadPoolExecutor(1) if self.device.type == "cuda" else _Inline() as pool:
-            coming = pool.submit(gather, batches[0]) if batches else None
-            for position, index in enumerate(batches):
-                asked = time.perf_counter()
-                inputs = coming.result()  # type: ignore[union-attr]
-                self.waited += time.perf_counter() - asked
-                coming = pool.submit(gather, batches[position + 1]) if position + 1 < len(batches) else None
-                yield index, inputs
+    def _inputs(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        """Gather each batch's inputs; for a GPU the next ones, pinned, while it works. On a CPU a second thread would only take its cores."""
+        mine = map(self.world.share, batches)
+        if self.device.type != "cuda":
+            yield from (self.plan.train_inputs[index] for index in mine)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            coming: Future[Tensor] | None = None
+            for index in mine:
+                ready, coming = coming, pool.submit(lambda index: self.plan.train_inputs[index].pin_memory(), index)
+                if ready is not None:
+                    yield ready.result()
+            if coming is not None:
+                yield coming.result()
 
     def _step(self, index: Tensor, inputs: Tensor) -> float:
         """Take one optimiser step on a batch of all processes, in as many parts as memory needs, and give its mean loss."""

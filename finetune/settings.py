@@ -5,7 +5,7 @@ What a method does when it is not told (rates, say) is in `METHOD_DEFAULTS`, so 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -13,7 +13,8 @@ from fmx.settings import check
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 
-METHODS = ("finetune", "linear-probe", "lp-ft", "lora", "norm-bias")
+Method = Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "finetune": {"adamw": 1e-3, "sgd": 2e-2, "head_lr_factor": 10.0},
@@ -63,7 +64,7 @@ class TrainSettings(BaseModel):
     on_bad_image: Literal["skip", "error"] = "skip"
     model: str = EMBEDDED_MODEL
     weights: str = "default"
-    method: Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"] = "finetune"
+    method: Method = "finetune"
     epochs: int = Field(default=12, ge=1, le=10_000)
     probe_epochs: int = Field(default=10, ge=1, le=10_000)
     """Of lp-ft's first stage."""
@@ -74,8 +75,8 @@ class TrainSettings(BaseModel):
     batch_size: BatchSize = 32
     """Rows an optimiser step, over all processes. auto: the fastest that fits, measured."""
     norm_statistics: Literal["auto", "frozen", "batch"] = "auto"
-    """Whether batch norms keep the base model's statistics or take each batch's. auto: frozen on pretrained weights, which is both faster and,
-    on small data, more accurate; batch from random ones."""
+    """Whether batch norms keep the base model's statistics or take each batch's. auto: frozen on statistics that a
+    training has moved, which on small data is more accurate; batch from random weights."""
     accumulate: int = Field(default=1, ge=1, le=1024)
     """Parts that a batch is cut into to save memory; the gradient stays the whole batch's. Raised when memory runs out."""
 

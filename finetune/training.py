@@ -61,7 +61,8 @@ def train_run(
     started, meter = time.perf_counter(), EnergyMeter()
     runs = Path(out) if out else storage.home() / "runs"
     if resume is not None:
-        folder, settings = find_unfinished(resume, runs), _settings_of(resume, runs, options)
+        folder = find_unfinished(resume, runs)
+        settings = _settings_of(folder, options)
     else:
         folder, settings = None, check_settings(options)
         check_model(settings.model)
@@ -79,11 +80,12 @@ def train_run(
         return _train(job, started, meter, on_epoch)
 
 
-def _settings_of(resume: str, runs: Path, options: dict[str, Any]) -> TrainSettings:
+def _settings_of(folder: Path, options: dict[str, Any]) -> TrainSettings:
+    """Take the settings that an interrupted run began with. Raises: `UsageError` when others are given beside them."""
     given = [key.replace("_", "-") for key, value in options.items() if value is not None]
     if given:
         raise UsageError(f"--resume takes the run's own settings, so --{given[0]} has no place beside it.", hint="Leave it out.")
-    return check_settings({**read_training(find_unfinished(resume, runs) / checkpoint.FOLDER)["settings"], "name": None})
+    return check_settings({**read_training(folder / checkpoint.FOLDER)["settings"], "name": None})
 
 
 def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], None] | None) -> Run:

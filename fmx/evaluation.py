@@ -10,7 +10,7 @@ import numpy as np
 
 from fmx import statistics
 from fmx.contract import ImageInput
-from fmx.data import open_source
+from fmx.data import open_source, split_seed_of
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
@@ -61,7 +61,7 @@ def evaluate_package(
     """
     predictor = PackagePredictor.open(folder, variant=variant, device=device)
     manifest = predictor.package.manifest
-    seed = int(manifest.run.get("split_seed", manifest.run["seed"])) if split_seed is None else split_seed
+    seed = split_seed_of(manifest.run) if split_seed is None else split_seed
     if group_by is None and data == manifest.run.get("data"):
         group_by = manifest.run.get("group_by")
     rows = labelled_rows(data, seed, group_by, manifest.input, manifest.labels, manifest.name)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.modes import evaluating
 from finetune.network import Network
 from finetune.settings import TrainSettings
 from fmx.contract import ImageInput
@@ -43,9 +44,7 @@ def attack(eps: float, steps: int, spec: ImageInput, device: torch.device) -> At
     stride = radius * (1.25 if steps == 1 else 2.5 / steps)
 
     def perturb(module: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        modes = [(part, part.training) for part in module.modules()]
-        module.eval()
-        try:
+        with evaluating(module):
             near = images.float() + (torch.rand_like(images) * 2 - 1) * radius
             for _ in range(steps):
                 near = near.detach().requires_grad_(True)
@@ -55,9 +54,6 @@ def attack(eps: float, steps: int, spec: ImageInput, device: torch.device) -> At
                 near = near + stride * slope.sign()
                 near = torch.minimum(torch.maximum(near, images - radius), images + radius)
                 near = torch.minimum(torch.maximum(near, lowest), highest)
-        finally:
-            for part, training in modes:
-                part.training = training
         return near.detach()
 
     return perturb

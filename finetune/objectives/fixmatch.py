@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.augmentation import Augment, augmentation
+from finetune.modes import evaluating
 from finetune.network import Network
 from finetune.settings import TrainSettings
 from fmx.contract import ImageInput
@@ -46,14 +47,8 @@ class FixMatch:
 
     def loss(self, module: nn.Module, strong_logits: Tensor, drawn: Unlabelled) -> Tensor:
         """Give the cross-entropy against confident pseudo-labels, over all drawn rows."""
-        modes = [(part, part.training) for part in module.modules()]
-        module.eval()
-        try:
-            with torch.no_grad():
-                confidence, said = functional.softmax(module(drawn.weak).float(), dim=1).max(dim=1)
-        finally:
-            for part, training in modes:
-                part.training = training
+        with evaluating(module), torch.no_grad():
+            confidence, said = functional.softmax(module(drawn.weak).float(), dim=1).max(dim=1)
         losses = functional.cross_entropy(strong_logits, said, reduction="none")
         return (losses * (confidence >= self._threshold)).mean()
 

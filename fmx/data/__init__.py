@@ -31,7 +31,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["NAMED", "PREFIXED", "Item", "Source", "open_source", "reopen_source"]
+__all__ = ["NAMED", "PREFIXED", "Item", "Source", "open_source", "reopen_source", "split_seed_of"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source:
@@ -67,7 +67,12 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source
 
 def reopen_source(settings: Mapping[str, Any]) -> Source:
     """Open the data of a run again, split as they were, from the settings in its run.json. Raises: `DataError`, `UsageError`."""
-    return open_source(settings["data"], settings.get("split_seed", settings["seed"]), settings.get("group_by"))
+    return open_source(settings["data"], split_seed_of(settings), settings.get("group_by"))
+
+
+def split_seed_of(settings: Mapping[str, Any]) -> int:
+    """Give the seed of a run's split: before it had one of its own, it was the training's."""
+    return int(settings.get("split_seed", settings["seed"]))
 
 
 def _open_folder(path: Path, spec: str, seed: int, group_by: str | None) -> Source:

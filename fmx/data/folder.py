@@ -111,6 +111,11 @@ def _folders(root: Path) -> list[Path]:
         return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def find_images(folder: Path) -> list[Path]:
+    """List the images below a folder, sub-folders included, sorted by path; hidden files are left out."""
+    return sorted(path for path in folder.rglob("*") if _is_image(path))
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
@@ -129,6 +134,5 @@ def _items(root: Path, labels: tuple[str, ...], pattern: re.Pattern[str] | None)
             functools.partial(os.path.getsize, path),
         )
         for folder in _folders(root)
-        for path in sorted(folder.rglob("*"))
-        if _is_image(path)
+        for path in find_images(folder)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmx.contract import ImageInput
-from fmx.data.folder import SUFFIXES
+from fmx.data.folder import SUFFIXES, find_images
 from fmx.data.rows import Rows, read_splits
 from fmx.data.source import Item, Source
 from fmx.errors import DataError
@@ -19,7 +19,7 @@ def read_pool(root: Path, spec: ImageInput) -> Rows:
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.", hint="Give a folder of images; sub-folders are searched too.")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."))
+    files = find_images(root)
     if not files:
         raise DataError(f"{root} holds no images.", hint=f"Known endings: {', '.join(sorted(SUFFIXES))}.")
     items = [Item(str(path.relative_to(root)), 0, path.read_bytes) for path in files]
