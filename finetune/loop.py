@@ -301,6 +301,7 @@ class Trainer:
             "seconds": self.seconds,
             "waited": self.waited,
             "parts": self.parts,
+            "rates": [group["lr"] for group in self.optimiser.param_groups],
             "scaler": self.scaler.state_dict(),
         }
         return State(tensors, facts)
@@ -320,6 +321,8 @@ class Trainer:
             number, _, slot = key.partition(".")
             slots.setdefault(int(number), {})[slot] = _laid_out_like(parameters[int(number)], value)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+        for group, rate in zip(self.optimiser.param_groups, state.facts["rates"], strict=True):
+            group["lr"] = rate
         self.scaler.load_state_dict(state.facts["scaler"])
         self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"))
         for name in ("position", "loss_sum", "seconds", "waited", "parts"):

@@ -8,6 +8,12 @@ from typing import Any
 
 import typer
 
+PIPE_WIDTH = 10_000
+"""More characters than any table has, so that none is cut for a screen that is not there."""
+
+LONGEST_UNBROKEN = 24
+"""Characters up to which the cells of a column are never broken over lines."""
+
 
 def say(line: str) -> None:
     """Tell a person what is being done, on standard error."""
@@ -25,16 +31,20 @@ def answer_json(content: Any) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table on standard output; the first column is text, the others are figures."""
+    """Print a table on standard output; the first column is text, the others are figures.
+
+    Nothing is cut: a pipe gets every column as wide as it is, and on a terminal that is too narrow long cells (paths) go on below.
+    """
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=PIPE_WIDTH)
     drawn = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        is_short = all(len(row[i]) <= LONGEST_UNBROKEN for row in rows)
+        drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=is_short)
     for row in rows:
         drawn.add_row(*row)
     console.print(drawn)

@@ -24,6 +24,7 @@ def test_runs_are_listed_combined_evaluated_explained_and_asked_what_to_label(fm
     listed = json.loads(fmx("runs", "--json").stdout)
     assert {run["name"] for run in listed} == {"p-0", "p-1"}
     assert "p-0" in fmx("runs").stdout
+    assert str(two_runs) in fmx("runs").stdout
 
     together = fmx("ensemble", "p-0", "p-1", "--name", "both", "--json")
     assert together.returncode == 0, together.stderr

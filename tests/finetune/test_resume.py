@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,12 @@ from PIL import Image
 
 from finetune import checkpoint
 from finetune.checkpoint import Keeper, State, load_state
+from finetune.interruption import Interruption
+from finetune.loop import Trainer
+from finetune.plan import Plan
+from finetune.settings import TrainSettings
 from finetune.training import train_run
+from finetune.world import World
 from fmx.errors import DataError, SurroundingsError, UsageError
 from fmx.run import load_run
 from tests.conftest import MakeFolder, encode
@@ -86,6 +93,48 @@ def test_killed_ten_times_ends_as_the_unbroken_run_transformers_40691(digit_fold
     assert broken.info.weights_sha256 == unbroken.info.weights_sha256
     assert broken.info.metrics["accuracy"] == unbroken.info.metrics["accuracy"]
     assert not (folder / "checkpoint").exists()
+
+
+class Recorder(Keeper):
+    """Keeps the state after every step and every epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[State] = []
+
+    def is_due(self, *, epoch_ended: bool) -> bool:
+        return True
+
+    def save(self, state: State) -> None:
+        self.states.append(copy.deepcopy(state))
+
+
+def test_state_after_any_step_goes_on_to_the_same_metrics_and_weights() -> None:
+    """Also the state between an epoch's last step and its judgement, which a kill at random hits only now and then."""
+    drawn = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn((10, 4), generator=drawn), torch.arange(10) % 2
+    settings = TrainSettings(data="", epochs=3, batch_size=4, ema=0.9, optimiser="adamw", precision="fp32", device="cpu")
+
+    def trainer() -> Trainer:
+        torch.manual_seed(1)
+        module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Dropout(0.5), torch.nn.Linear(6, 2))
+        groups = [{"params": list(module.parameters()), "lr": 0.1, "peak": 0.1}]
+        plan = Plan(module, inputs, labels, inputs, labels, lambda rows, generator: rows, groups)
+        loss = torch.nn.functional.cross_entropy
+        return Trainer(plan, lambda net, rows, targets, _: loss(net(rows), targets), settings, "finetune", 3, World(), lambda line: None)
+
+    def result(resumed: Trainer, keeper: Keeper | None = None) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        fit = resumed.run(keeper, Interruption(), lambda fit: None)
+        return [{key: value for key, value in asdict(epoch).items() if key not in TIMES} for epoch in fit.epochs], fit.best_state
+
+    recorder = Recorder()
+    unbroken, weights = result(trainer(), recorder)
+    assert len(recorder.states) == 3 * (3 + 1)
+    for state in recorder.states:
+        resumed = trainer()
+        resumed.restore(state)
+        epochs, best = result(resumed)
+        assert epochs == unbroken
+        assert all(torch.equal(best[key], weights[key]) for key in weights)
 
 
 def test_sigterm_saves_and_exits_143_and_resume_goes_on(digit_folder: MakeFolder, tmp_path: Path) -> None:
