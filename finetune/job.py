@@ -12,6 +12,7 @@ import torch
 from finetune import checkpoint
 from finetune.base_models import BaseModel, check_model_name
 from finetune.downloads import ensure_downloaded
+from finetune.heap import keep_freed_memory
 from finetune.network import Network, build_network, continue_network
 from finetune.regularisation import set_drop_path, set_dropout
 from finetune.settings import TrainSettings
@@ -65,6 +66,8 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
         DataError, ModelError, UsageError, SurroundingsError: nothing was made.
     """
     device = choose_device(settings.device, world)
+    if device.type == "cpu":
+        keep_freed_memory()
     if settings.batch_size != "auto" and settings.batch_size < 2 * world.size:
         raise UsageError(
             f"--batch-size is {settings.batch_size}, shared by {world.size} processes: each needs at least two rows.", hint="Raise it, or use fewer."

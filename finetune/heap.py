@@ -1,0 +1,31 @@
+"""The C library's heap during a training on a CPU.
+
+Every step frees and takes the same few hundred megabytes of activations. The GNU C library gives large blocks back to the system each time,
+and the system hands them out again page by page, zeroed: a quarter to a third of a step, measured on ResNet-50 and MobileNetV3-large
+with batches of 32. Keeping them costs the room between blocks, up to a quarter of the peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of mallopt(3)."""
+LARGEST = {M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: (1 << 31) - 1}
+OWN_CHOICE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", "LD_PRELOAD")
+"""Variables by which somebody has settled this already, or has put another allocator in place."""
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory in this process instead of giving it back to the system; says whether that was done.
+
+    Other C libraries, other systems and processes whose surroundings chose for themselves stay as they are.
+    """
+    if not sys.platform.startswith("linux") or any(os.environ.get(name) for name in OWN_CHOICE):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return all(library.mallopt(option, value) == 1 for option, value in LARGEST.items())
