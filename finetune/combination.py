@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from finetune.averaging import mean_state
+from finetune.device import choose_device
 from finetune.ensemble import Ensemble
 from finetune.evaluation import eager_logits
-from finetune.job import choose_device
 from finetune.measurement import measure_network
 from finetune.network import Network, restore_network
 from finetune.run_writer import write_run

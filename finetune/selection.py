@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from finetune.device import choose_device
 from finetune.features import compute_features
-from finetune.job import choose_device
 from finetune.network import restore_network
 from fmx.data.pool import read_pool
 from fmx.errors import UsageError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,11 @@ from fmx.host import cpu_flags
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 WORTHWHILE = 1.2
 """Least gain for which bf16 is taken on a CPU."""
-ROUNDS = 3
+ROUNDS = 4
+"""Of one step each; the first warms up."""
+TRIED_ROWS = 16
+CLOSE = 0.8
+"""Gains further than this from `WORTHWHILE` need no more rounds."""
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,10 +52,12 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with torch.random.fork_rng(devices=[]):
         trial = copy.deepcopy(module).train()
-        for _ in range(ROUNDS):
-            for precision in seconds:
-                seconds[precision].append(_step_seconds(trial, images, precision, device))
-    gain = statistics.median(seconds["fp32"][1:]) / statistics.median(seconds["bf16"][1:])
+        for turn in range(ROUNDS):
+            for precision, taken in seconds.items():
+                taken.append(_step_seconds(trial, images[:TRIED_ROWS], precision, device))
+            gain = min(seconds["fp32"][1:], default=0.0) / min(seconds["bf16"][1:], default=1.0)
+            if turn and not CLOSE < gain / WORTHWHILE < 1 / CLOSE:
+                break
     chosen = "bf16" if gain >= WORTHWHILE else "fp32"
     say(f"Precision {chosen}: a step in bf16 takes {1 / gain:.2f} of the time in fp32 on this CPU.")
     return chosen

@@ -123,7 +123,7 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
         _write_training(job, saved)
     if trackers is not None:
         trackers.close()
-    return _finish(job, fits, saved, meter)
+    return _finish(job, ready.plan, fits, saved, meter)
 
 
 def _run_stage(job: Job, trainer: Trainer, earlier: list[Fit], trackers: Trackers | None, watch: Callable[[Fit], None] | None) -> Fit:
@@ -208,11 +208,11 @@ def _settle_rate(job: Job, settings: TrainSettings, plan: Plan, objective: Objec
     return settings.model_copy(update={"lr": rate})
 
 
-def _finish(job: Job, fits: list[Fit], saved: dict[str, Any], meter: EnergyMeter) -> Run:
+def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter: EnergyMeter) -> Run:
     """Measure the network on the test rows and write the run; the states are then no longer needed."""
     world, settings = job.world, job.settings
     if world.is_first:
-        measured = measure_network(job.network, job.rows, job.source.labels, settings, job.spec, job.device)
+        measured = measure_network(job.network, job.rows, job.source.labels, settings, job.spec, job.device, plan.answers)
         energy = meter.joules()
         if energy is not None:
             measured.metrics["energy_joules"] = energy  # of this process's part, where it was resumed

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from finetune.augmentation import Augment, augmentation
-from finetune.features import cached_features
+from finetune.features import BATCH, cached_features
 from finetune.network import Network
 from finetune.optimisation import parameter_groups
 from finetune.plan import Inputs, Plan
@@ -25,6 +26,12 @@ class _Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self._tail(self.layer(features))
+
+    @torch.inference_mode()
+    def answer(self, features: Tensor, device: torch.device) -> np.ndarray:
+        """Give logits float32 [n, classes]."""
+        self.eval()
+        return np.concatenate([self(part.to(device)).cpu().numpy() for part in torch.split(features, BATCH)])
 
 
 def _changed(augment: Augment, network: Network, device: torch.device, generator: torch.Generator, rows: Tensor) -> Tensor:
@@ -65,4 +72,5 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
         batch=batch,
         groups=parameter_groups(head.parameters(), rate, settings.weight_decay),
         on_images=False,
+        answers=lambda rows: head.answer(cached_features(network, rows, key, device, "features"), device),
     )

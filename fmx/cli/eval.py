@@ -33,8 +33,8 @@ def evaluate(
     found = find_model(model)
     if isinstance(found, Run):
         try:
+            from finetune.device import choose_device
             from finetune.evaluation import evaluate_run
-            from finetune.job import choose_device
         except ImportError as error:
             raise missing_extra("train", "Evaluating a run") from error
 

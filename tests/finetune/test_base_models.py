@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from torch import nn
 
+from finetune import embedded
 from finetune.base_models import build_base_model, model_names
+from finetune.efficientnet_lite import EfficientNetLite0
 from finetune.heads import find_head, replace_head
 from finetune.network import Network, build_network
 from finetune.settings import EMBEDDED_MODEL
@@ -204,3 +208,28 @@ def test_size_and_name_that_cannot_be_are_model_errors() -> None:
     for options in ({"model": "/models/resnet18.pth"}, {"model": "vit_b_16", "size": 100, "weights": "none"}):
         with pytest.raises(ModelError):
             train_run(**options)
+
+
+@pytest.mark.parametrize("size", [33, 64, 225])
+@pytest.mark.parametrize("training", [False, True])
+def test_embedded_network_answers_what_timms_answers(size: int, training: bool) -> None:
+    import timm
+
+    ours, theirs = EfficientNetLite0(), timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    embedded.load_efficientnet_lite0(ours)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn((2, 3, size, size), generator=torch.Generator().manual_seed(size))
+    with torch.inference_mode():
+        assert torch.equal(ours.train(training)(images), theirs.train(training)(images))
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+def test_default_model_is_built_without_importing_timm_or_torchvision() -> None:
+    """Both load torch's compiler on import, which takes longer than a linear probe."""
+    code = (
+        "import sys; from finetune.network import build_network; import finetune.training; build_network('efficientnet_lite0', 'default', 64, 3); "
+        "print([name for name in ('timm', 'torchvision', 'torch._dynamo') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

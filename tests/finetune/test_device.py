@@ -1,4 +1,4 @@
-"""The heap of a training on a CPU, in a process of its own."""
+"""The heap where torch computes on a CPU, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 COUNT = """
 import resource, torch
-from finetune.heap import keep_freed_memory
+from finetune.device import choose_device, keep_freed_memory
 kept = keep_freed_memory()
+choose_device('cpu')
 for turn in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     blocks = [torch.ones(10_000_000) for _ in range(3)]
