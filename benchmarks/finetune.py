@@ -31,10 +31,9 @@ RESULTS = Path(__file__).parent / "results" / "finetune.json"
 LIBRARIES = (*host.REPORTED_LIBRARIES, "transformers", "peft", "accelerate")
 PROBES = (("efficientnet_lite0", "ImageNet", "digits", 64, 0.1), ("resnet18", "random", "MNIST", 64, 0.1))
 """(model, weights, data, pixels, the classic loop's rate: of 0.01, 0.03, 0.1, 0.3 and 1 the best on validation rows over three seeds)"""
-STEPS = {"resnet50": 1, "efficientnet_lite0": 2, "resnet18": 3, "mobilenet_v3_large": 4, "vit_b_16": 1}
-"""Of 8 images, a turn."""
-LONG_STEPS = 8
-BATCH = 8
+SHAPES = {"resnet50": (32, 1), "efficientnet_lite0": (32, 1), "resnet18": (32, 1), "mobilenet_v3_large": (32, 1), "vit_b_16": (8, 1)}
+"""Images a step and steps a turn."""
+LONG_TURN = (8, 8)
 REPEATS = 3
 METHODS = ("finetune", "linear-probe", "lp-ft", "lora", "norm-bias")
 LABELLED = {"MNIST": (500, 1000, 4000), "digits": (500, 1000)}
@@ -118,25 +117,25 @@ def measure_probe(place: Place, quick: bool) -> list[dict[str, Any]]:
 def measure_throughput(place: Place, quick: bool) -> list[dict[str, Any]]:
     """Time every trainer in rotation, all of them warm, on the same rows."""
     table = []
-    for model in ("resnet18",) if quick else tuple(STEPS):
+    for model in ("resnet18",) if quick else tuple(SHAPES):
         if place.is_late:
             break
         for precision in ("fp32", "bf16"):
-            table.append(rotate(place, model, 64 if quick else 224, precision, STEPS[model], 1 if quick else REPEATS))
+            table.append(rotate(place, model, 64 if quick else 224, precision, SHAPES[model], 1 if quick else REPEATS))
     return table
 
 
 def measure_long_turns(place: Place, quick: bool) -> list[dict[str, Any]]:
     """Time fmx and the plain channels-last loop alone, in turns long enough that what fmx does between epochs does not count."""
-    steps = 2 if quick else LONG_STEPS
-    return [rotate(place, "resnet50", 64 if quick else 224, "bf16", steps, 1 if quick else REPEATS, ("fmx", "plain, channels-last"))]
+    return [rotate(place, "resnet50", 64 if quick else 224, "bf16", LONG_TURN, 1 if quick else REPEATS, ("fmx", "plain, channels-last"))]
 
 
-def rotate(place: Place, model: str, size: int, precision: str, steps: int, turns: int, only: tuple[str, ...] = ()) -> dict[str, Any]:
+def rotate(place: Place, model: str, size: int, precision: str, shape: tuple[int, int], turns: int, only: tuple[str, ...] = ()) -> dict[str, Any]:
     """Warm up the sides one after the other, then let each train its chunks, another one first in every round."""
-    data = sides.noise(place.fresh(model), size, BATCH * steps)
+    batch, steps = shape
+    data = sides.noise(place.fresh(model), size, batch * steps)
     rows = sides.rows_file(data, place.folder / f"{model}.npz", rows_spec(size))
-    commands = trainers(place, model, size, precision, steps, data, rows)
+    commands = trainers(place, model, size, precision, shape, data, rows)
     turners = {name: Turner(command, place.fresh("side") / "log") for name, command in commands.items() if not only or name in only}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in turners}
     names = list(turners)
@@ -146,9 +145,9 @@ def rotate(place: Place, model: str, size: int, precision: str, steps: int, turn
     for turner in turners.values():
         turner.end()
     raw = {name: {"seconds": [wall for wall, _ in taken], "cpu_seconds": [cpu for _, cpu in taken]} for name, taken in times.items()}
-    shape = {"model": model, "size": size, "precision": precision, "steps a turn": steps, "batch": BATCH, "images a turn": BATCH * steps}
-    print(json.dumps({**shape, "sides": raw}), file=sys.stderr, flush=True)
-    return {**shape, "sides": raw}
+    facts = {"model": model, "size": size, "precision": precision, "steps a turn": steps, "batch": batch, "images a turn": batch * steps}
+    print(json.dumps({**facts, "sides": raw}), file=sys.stderr, flush=True)
+    return {**facts, "sides": raw}
 
 
 def rows_spec(size: int) -> ImageInput:
@@ -156,9 +155,10 @@ def rows_spec(size: int) -> ImageInput:
     return ImageInput(height=size, width=size, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0), interpolation="bicubic")
 
 
-def trainers(place: Place, model: str, size: int, precision: str, steps: int, data: Path, rows: Path) -> dict[str, list[str]]:
+def trainers(place: Place, model: str, size: int, precision: str, shape: tuple[int, int], data: Path, rows: Path) -> dict[str, list[str]]:
     """Give every side's command. All: uint8 rows in memory, normalised in the loop, no augmentation, AdamW at a constant rate, no clipping."""
-    spec = {"model": model, "size": size, "precision": precision, "batch": BATCH, "steps": steps, "classes": 2, "lr": 1e-4, "rows": str(rows)}
+    batch, steps = shape
+    spec = {"model": model, "size": size, "precision": precision, "batch": batch, "steps": steps, "classes": 2, "lr": 1e-4, "rows": str(rows)}
     out = place.fresh("runs")
     return {
         "fmx": peer("fmx_turns", {**spec, "out": str(out), "name": "run", "data": str(data), "turns": REPEATS}),

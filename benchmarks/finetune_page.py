@@ -67,7 +67,8 @@ def _probe(found: list[dict[str, Any]]) -> list[str]:
         rows.append(cells)
     text = (
         f"Whole commands, {found[0]['epochs']} epochs, PNG files on one split: the loop of every tutorial (decoding"
-        " and the whole network in every epoch, SGD with momentum at the rate that is best for it) and `fmx train --method linear-probe` (median of three; `warm`: features on disk)."
+        " and the whole network in every epoch, SGD with momentum at the rate that is best for it) and `fmx train --method linear-probe`"
+        " (median of three; `warm`: features on disk)."
     )
     heads = ["", "classic", "fmx", "clock", "processor", "warm, clock", "classic accuracy", "fmx accuracy"]
     return ["### Linear probe", "", text, "", *_table(heads, rows)]
@@ -82,7 +83,7 @@ def _throughput(found: list[dict[str, Any]]) -> list[str]:
         fastest = max(rate for name, rate in rates.items() if name != "fmx")
         wall = {name: item["images a turn"] / statistics.median(side["seconds"]) for name, side in item["sides"].items()}
         fastest_wall = max(rate for name, rate in wall.items() if name != "fmx")
-        cells = [f"{item['model']} {item['precision']}", *(f"{rates[name]:.2f}" for name in names)]
+        cells = [f"{item['model']} {item['precision']}, batch {item['batch']}", *(f"{rates[name]:.2f}" for name in names)]
         rows.append([*cells, f"{rates['fmx'] / fastest:.2f}", f"{wall['fmx'] / fastest_wall:.2f}"])
     gains = [
         f"{model}: {rates['fmx'] / speed[model, 'fp32']['fmx']:.2f} x its fp32, {rates['fmx'] / _best(speed[model, 'fp32']):.2f} x the fastest peer's"
@@ -90,7 +91,7 @@ def _throughput(found: list[dict[str, Any]]) -> list[str]:
         if precision == "bf16" and (model, "fp32") in speed
     ]
     text = (
-        f"Images a processor second of full fine-tuning, batch {found[0]['batch']}, {found[0]['size']} px, random weights, norms in training mode,"
+        f"Images a processor second of full fine-tuning, {found[0]['size']} px, random weights, norms in training mode,"
         " AdamW at a constant rate, no augmentation, no clipping; uint8 rows in memory, normalised in the loop, decoding excluded."
         " fmx is `train_run` itself."
         " All sides are warm processes that take turns, rotated; medians of three turns. `plain` is a loop after torchvision's recipe"
