@@ -111,6 +111,12 @@ def fmx_train(home: Path, options: dict[str, Any], mark: str = "\0") -> tuple[Fi
     return finished, load_run(max((home / "runs").glob("*/run.json"), key=lambda file: file.stat().st_mtime).parent).info
 
 
+def waiting_share(home: Path, name: str) -> float:
+    """Give the share of a run's training time in which the device waited for rows, of metrics.jsonl."""
+    epochs = [json.loads(line) for line in (home / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+    return float(sum(epoch["waiting"] * epoch["seconds"] for epoch in epochs) / sum(epoch["seconds"] for epoch in epochs))
+
+
 class Turner:
     """A side that is already warm and trains a chunk when it is its turn."""
 

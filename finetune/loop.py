@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ from finetune.speed import autocast, is_out_of_memory
 from finetune.world import World
 from fmx.errors import ModelError
 from fmx.progress import progress
+
+if TYPE_CHECKING:
+    from finetune.sharding import Shards
 
 Say = Callable[[str], None]
 
@@ -101,7 +105,11 @@ class Trainer:
         self.device = next(plan.module.parameters()).device
         self.batch_size = int(settings.batch_size)
         freeze_norms(plan.module, every=plan.freeze_statistics)
-        self.running, self.optimiser = world.prepare(plan.module, build_optimiser(plan.groups, settings.optimiser))
+        self.shards = open_shards(plan.module, self.device, world.size) if world.shards and plan.on_images else None
+        if self.shards is None:
+            self.running, self.optimiser = world.prepare(plan.module, build_optimiser(plan.groups, settings.optimiser))
+        else:
+            self.running, self.optimiser = self.shards.module, build_optimiser(self.shards.groups(plan.groups), settings.optimiser, fused=False)
         if settings.compile:
             self.running = torch.compile(self.running)  # type: ignore[assignment]
         self.average = moving_average(plan.module, settings.ema) if settings.ema else None
@@ -126,12 +134,13 @@ class Trainer:
         """
         while not self.fit.is_over(self.epochs, self.settings.patience):
             self._train_epoch(keeper, interruption)
+            if self.shards is not None:
+                self.shards.collect()
             module = self.average.module if self.average is not None else self.plan.module
             self.fit.add(self._summary(evaluate(module, self.plan, self.world, self.precision)), module)
             self.position, self.loss_sum, self.seconds, self.waited = 0, 0.0, 0.0, 0.0
             on_epoch(self.fit)
-            if keeper is not None and keeper.is_due(epoch_ended=True):
-                keeper.save(self.state())
+            self._save_if_due(keeper, epoch_ended=True)
             self._stop_if_asked(keeper, interruption)
         if self.fit.has_collapsed:
             self.say(
@@ -148,8 +157,8 @@ class Trainer:
             seed = self.settings.seed * 100_003 + number + 7_919 * len(self.stage)
             self.generator.manual_seed(seed + 1 + self.world.rank)
             torch.manual_seed(seed + self.world.rank)  # dropout, stochastic depth, torchvision's augmentations
-        self.plan.module.train()
-        freeze_norms(self.plan.module, every=self.plan.freeze_statistics)
+        self.running.train()
+        freeze_norms(self.running, every=self.plan.freeze_statistics)
         started = time.perf_counter() - self.seconds
         steps = len(batches) * self.epochs
         rest = batches[self.position :]
@@ -161,8 +170,7 @@ class Trainer:
                 self.position += 1
                 advance(len(index))
                 self.seconds = time.perf_counter() - started
-                if keeper is not None and keeper.is_due(epoch_ended=False):
-                    keeper.save(self.state())
+                self._save_if_due(keeper, epoch_ended=False)
                 self._stop_if_asked(keeper, interruption)
 
     def _batches(self, epoch: int) -> tuple[Tensor, ...]:
@@ -215,7 +223,7 @@ class Trainer:
                 torch.set_rng_state(before[1])
         self.scaler.unscale_(self.optimiser)
         if self.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.plan.module.parameters(), self.settings.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         if self.average is not None:
@@ -258,11 +266,27 @@ class Trainer:
             raise ModelError("The training diverged: the loss is no longer a number.", hint="Lower the learning rate, for example --lr 1e-4.")
         return loss
 
+    def _parameters(self) -> list[nn.Parameter]:
+        """Give what is trained, in the optimiser's order."""
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+
+    def _save_if_due(self, keeper: Keeper | None, *, epoch_ended: bool) -> None:
+        due = keeper is not None and keeper.is_due(epoch_ended=epoch_ended)
+        if self.world.any(due) if self.shards is not None else due:
+            self._save(keeper)
+
+    def _save(self, keeper: Keeper | None) -> None:
+        """Write a state in the process that keeps them; the others help to put split tensors together."""
+        if keeper is not None or self.shards is not None:
+            state = self.state()
+            if keeper is not None:
+                keeper.save(state)
+
     def _stop_if_asked(self, keeper: Keeper | None, interruption: Interruption) -> None:
         if not self.world.any(interruption.number is not None):
             return
+        self._save(keeper)
         if keeper is not None:
-            keeper.save(self.state())
             self.say("Interrupted; the state is saved.")
         interruption.stop()
 
@@ -283,12 +307,15 @@ class Trainer:
 
     def state(self) -> State:
         """Give everything that `restore` needs to go on exactly here."""
+        if self.shards is not None:
+            self.shards.collect()
         tensors = {f"module.{key}": value for key, value in self.plan.module.state_dict().items()}
         tensors |= {f"best.{key}": value for key, value in self.fit.best_state.items()}
         if self.average is not None:
             tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for number, slots in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
+            moments = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
+            tensors |= {f"optimiser.{number}.{slot}": self.shards.whole(value) if self.shards else value for slot, value in moments.items()}
         tensors["random.generator"] = self.generator.get_state()
         tensors["random.torch"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -313,13 +340,16 @@ class Trainer:
             return {key.removeprefix(f"{name}."): value for key, value in state.tensors.items() if key.startswith(f"{name}.")}
 
         self.plan.module.load_state_dict(part("module"))
+        if self.shards is not None:
+            self.shards.spread()
         if self.average is not None:
             self.average.load_state_dict(part("average"))
         slots: dict[int, dict[str, Tensor]] = {}
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for key, value in part("optimiser").items():
+        parameters = self._parameters()
+        for key, value in sorted(part("optimiser").items()):  # in the same order in every process: splitting is done by all at once
             number, _, slot = key.partition(".")
-            slots.setdefault(int(number), {})[slot] = _laid_out_like(parameters[int(number)], value)
+            laid_out = self.shards.split_like if self.shards is not None else _laid_out_like
+            slots.setdefault(int(number), {})[slot] = laid_out(parameters[int(number)], value)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
         for group, rate in zip(self.optimiser.param_groups, state.facts["rates"], strict=True):
             group["lr"] = rate
@@ -361,6 +391,13 @@ def split_order(order: Tensor, size: int, least: int = 2) -> tuple[Tensor, ...]:
     if len(batches) > 1 and len(batches[-1]) < least:
         return (*batches[:-2], torch.cat(batches[-2:]))
     return batches
+
+
+def open_shards(module: nn.Module, device: torch.device, processes: int) -> Shards:
+    """Split a module over the processes; torch's part of it is loaded here, since no other training needs it."""
+    from finetune.sharding import Shards
+
+    return Shards(module, device, processes)
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:

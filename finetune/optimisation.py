@@ -63,14 +63,20 @@ def network_groups(body: nn.Module, head: Head, settings: TrainSettings, rate: f
     return groups + of_head
 
 
-def build_optimiser(groups: list[dict[str, Any]], kind: str) -> torch.optim.Optimizer:
-    """Build AdamW, or SGD with Nesterov momentum 0.9, over groups that hold their `peak` rate."""
+def build_optimiser(groups: list[dict[str, Any]], kind: str, *, fused: bool = True) -> torch.optim.Optimizer:
+    """Build AdamW, or SGD with Nesterov momentum 0.9, over groups that hold their `peak` rate.
+
+    Args:
+        groups: of parameters.
+        kind: `adamw` or `sgd`.
+        fused: one kernel for all tensors, on a CPU too several times as fast; torch has none for SGD on split tensors.
+    """
     groups = [{**group, "lr": group["peak"]} for group in groups]
     optimiser: torch.optim.Optimizer
     if kind == "adamw":
-        optimiser = without_compiler(torch.optim.AdamW)(groups, fused=True)  # one kernel for all tensors; on a CPU too several times as fast
+        optimiser = without_compiler(torch.optim.AdamW)(groups, fused=fused)
     else:
-        optimiser = without_compiler(torch.optim.SGD)(groups, momentum=0.9, nesterov=True, fused=True)
+        optimiser = without_compiler(torch.optim.SGD)(groups, momentum=0.9, nesterov=True, fused=fused)
     return optimiser
 
 

@@ -126,7 +126,10 @@ class TrainSettings(BaseModel):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
+    """torch.compile, where its steps are measured to be faster."""
     gradient_checkpointing: bool = False
+    shard: bool = False
+    """Split weights, gradients and the optimiser's moments over the processes (FSDP) instead of each holding all of them (DDP)."""
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     """A checkpoint is written after each epoch, and inside one after so many minutes."""
     track: tuple[Literal["wandb", "mlflow"], ...] = ()
@@ -156,6 +159,8 @@ class TrainSettings(BaseModel):
         unused = [f"--{name.replace('_', '-')} does nothing {why}" for name, (used, why) in self._uses().items() if not used and self._differs(name)]
         if unused:
             raise ValueError("; ".join(unused))
+        if self.shard and self.ema:
+            raise ValueError("--ema needs all weights after every step, and --shard splits them; use one of the two")
         if self.batch_size != "auto" and self.accumulate > 1 and self.batch_size // self.accumulate < 2:
             raise ValueError(f"--accumulate {self.accumulate} would cut a batch of {self.batch_size} into parts of less than two rows")
         return self
@@ -182,6 +187,8 @@ class TrainSettings(BaseModel):
             "distill_weight": (self.teacher is not None, "without --teacher"),
             "distill_temperature": (self.teacher is not None, "without --teacher"),
             "unlabelled_ratio": (self.unlabelled is not None, "without --unlabelled"),
+            "compile": (on_images, "for --method linear-probe, which trains one layer"),
+            "shard": (on_images, "for --method linear-probe, which trains one layer"),
             "unlabelled_threshold": (self.unlabelled is not None, "without --unlabelled"),
         }
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.base_models import first_line
+from fmx.errors import SurroundingsError
 from fmx.host import cpu_flags
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -61,6 +63,36 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
     chosen = "bf16" if gain >= WORTHWHILE else "fp32"
     say(f"Precision {chosen}: a step in bf16 takes {1 / gain:.2f} of the time in fp32 on this CPU.")
     return chosen
+
+
+def compiling_pays(module: nn.Module, images: Tensor, precision: str, device: torch.device, say: Say) -> bool:
+    """Compile a copy of the module and say whether its steps are then faster; compiling the module itself afterwards finds torch's cache.
+
+    Args:
+        module: takes `images`.
+        images: one batch, float [n, 3, h, w].
+        precision: of the steps.
+        device: where both live.
+        say: told what was measured.
+
+    Raises:
+        SurroundingsError: torch cannot compile here.
+    """
+    with torch.random.fork_rng(devices=[]):
+        trial = copy.deepcopy(module).train()
+        compiled = torch.compile(copy.deepcopy(module).train())
+        started = time.perf_counter()
+        try:
+            _step_seconds(compiled, images, precision, device)  # type: ignore[arg-type]
+        except Exception as error:  # compilers and dynamo have many kinds of failure
+            reason = first_line(error)
+            raise SurroundingsError(f"torch.compile fails here: {reason}", hint="It needs a C++ compiler (g++). Leave out --compile.") from error
+        spent = time.perf_counter() - started
+        pairs = [(_step_seconds(trial, images, precision, device), _step_seconds(compiled, images, precision, device)) for _ in range(ROUNDS)]  # type: ignore[arg-type]
+    eager, quick = (min(seconds[1:]) for seconds in zip(*pairs, strict=True))
+    pays = bool(quick < eager)
+    say(f"A compiled step takes {quick / eager:.2f} of the time{'' if pays else ', so nothing is compiled'} (compiling took {spent:.0f} s).")
+    return pays
 
 
 def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: str, device: torch.device, say: Say) -> int:

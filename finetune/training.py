@@ -27,7 +27,7 @@ from finetune.optimisation import range_test
 from finetune.plan import Inputs, Plan, Stage
 from finetune.run_writer import write_run
 from finetune.settings import TrainSettings, check_settings
-from finetune.speed import autocast, choose_batch_size, choose_precision
+from finetune.speed import autocast, choose_batch_size, choose_precision, compiling_pays
 from finetune.trackers import Trackers
 from finetune.workplace import check_space, find_unfinished, kept_if_resumable, reserve
 from finetune.world import open_world
@@ -68,7 +68,7 @@ def train_run(
         check_model(settings.model)
         if settings.name and (runs / storage.check_name(settings.name)).exists():
             reserve(runs, settings.model, settings.name)  # raises what is to be said, before the data are read
-    world = open_world(settings.device)
+    world = open_world(settings.device, shard=settings.shard)
     tell: Say = say if say and world.is_first else _nothing
 
     def place() -> Path:
@@ -177,12 +177,18 @@ def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]
 
 def _settle_speed(job: Job, plan: Plan) -> TrainSettings:
     """Choose precision and batch size by measurement where they are left open; every process takes the first one's."""
-    example = plan.batch(plan.train_inputs[: min(32, len(plan.train_inputs))], None)
+    example = _full_batch(plan, 32)
     precision = job.world.agree(choose_precision(job.settings.precision, plan.module, example, job.device, job.say))
     size = job.settings.batch_size
     if size == "auto":
         size = job.world.agree(choose_batch_size(plan.module, example[:1], len(plan.train_labels), precision, job.device, job.say))
-    return job.settings.model_copy(update={"precision": precision, "batch_size": size})
+    pays = job.settings.compile and compiling_pays(plan.module, _full_batch(plan, int(size)), precision, job.device, job.say)
+    return job.settings.model_copy(update={"precision": precision, "batch_size": size, "compile": job.world.agree(pays)})
+
+
+def _full_batch(plan: Plan, size: int) -> torch.Tensor:
+    """Give one batch of training rows as the module takes them."""
+    return plan.batch(plan.train_inputs[: min(size, len(plan.train_inputs))], None)
 
 
 def _settle_rate(job: Job, settings: TrainSettings, plan: Plan, objective: Objective, saved: dict[str, Any]) -> TrainSettings:

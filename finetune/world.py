@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmx.errors import SurroundingsError, missing_extra
+from fmx.errors import SurroundingsError, UsageError, missing_extra
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class World:
     rank: int = 0
     size: int = 1
     accelerator: Any = None
+    shards: bool = False
+    """Whether weights, gradients and moments are split over the processes."""
 
     @property
     def is_first(self) -> bool:
@@ -67,14 +69,23 @@ class World:
         return broadcast_object_list([value])[0]
 
 
-def open_world(device: str) -> World:
+def open_world(device: str, *, shard: bool = False) -> World:
     """Join the processes that a launcher started, or be alone.
 
+    Args:
+        device: `cpu` keeps them off the GPUs.
+        shard: split weights, gradients and moments over the processes; an accelerate configuration for FSDP asks for the same.
+
     Raises:
-        SurroundingsError: accelerate is missing, or asked to shard parameters (FSDP), which fmx does not do.
+        UsageError: one process has nothing to split with.
+        SurroundingsError: accelerate is missing, or configured for something else.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        if shard:
+            hint = "torchrun --nproc-per-node 2 -m fmx train --shard ..."
+            raise UsageError("--shard splits a training over processes, and there is one.", hint=hint)
         return World()
+    shard = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") or shard  # accelerate's part is to start the processes
     try:
         from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError as error:
@@ -86,4 +97,4 @@ def open_world(device: str) -> World:
             f"accelerate is configured for {accelerator.distributed_type}, which fmx does not train with.",
             hint="Use torchrun --nproc-per-node N -m fmx train ..., or an accelerate configuration for MULTI_GPU or MULTI_CPU.",
         )
-    return World(accelerator.process_index, accelerator.num_processes, accelerator)
+    return World(accelerator.process_index, accelerator.num_processes, accelerator, shard)

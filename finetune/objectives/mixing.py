@@ -13,11 +13,11 @@ def mixing(mixup: float, cutmix: float, classes: int) -> Callable[[Tensor, Tenso
 
     With both, one of them is drawn for each batch.
     """
+    if not mixup and not cutmix:
+        return None
     from torchvision.transforms import v2
 
     kinds = [kind(alpha=alpha, num_classes=classes) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha > 0]
-    if not kinds:
-        return None
 
     def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         kind = kinds[int(torch.randint(len(kinds), ()))]

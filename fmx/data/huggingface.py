@@ -6,6 +6,7 @@ Images are taken as the bytes that they are stored as; decoding them is fmx/imag
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 def open_huggingface(spec: str, seed: int, group_by: str | None = None) -> Source:
-    """Open `hf:NAME_OR_PATH`; the image column is the one with images, the label column the one with classes, or called label.
+    """Open `hf:NAME_OR_PATH[:CONFIG]`; the image column is the one with images, the label column the one with classes, or called label.
 
     Args:
         spec: with or without `hf:`.
@@ -53,12 +54,17 @@ def _load(name: str) -> Any:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
+    configuration = None
+    if ":" in name and not Path(name).exists():
+        name, _, configuration = name.rpartition(":")
     path = Path(name)
     try:
         if any((path / marker).is_file() for marker in _SAVED):
             return datasets.load_from_disk(name)
-        return datasets.load_dataset(name)
+        return datasets.load_dataset(name, configuration)
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
+        if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
+            raise DataError(f"The data set {name} has several configurations: {_listed(error)}", hint=f"Name one: {PREFIX}{name}:CONFIG") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         if path.exists():
             raise DataError(
@@ -69,6 +75,12 @@ def _load(name: str) -> Any:
             hint=f"Check the name and the network. Offline: where there is a network, run datasets.load_dataset({name!r}).save_to_disk(FOLDER), "
             "copy FOLDER here and give --data hf:FOLDER.",
         ) from error
+
+
+def _listed(error: Exception) -> str:
+    """Give the configurations that `datasets` lists in its message."""
+    found = re.search(r"\[[^\]]*\]", str(error))
+    return f"{found.group(0).strip('[]')}." if found else str(error)
 
 
 def _splits(spec: str, loaded: Any, dataset_type: type) -> tuple[dict[str, Any], tuple[str, ...]]:

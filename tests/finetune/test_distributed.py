@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from finetune.training import train_run
+from fmx.errors import UsageError
 from fmx.run import load_run
 from tests.conftest import MakeFolder
 
@@ -118,3 +119,42 @@ def test_batch_that_is_too_small_for_the_processes_is_refused_and_uneven_parts_d
     with launch(2, "-m", "fmx", "train", "--data", data, *options, home=tmp_path) as process:
         said = process.communicate(timeout=200)[1]
     assert process.returncode == 0, said
+
+
+def test_split_over_two_processes_reaches_what_one_reaches_and_resumes_as_one(digit_folder: MakeFolder, tmp_path: Path) -> None:
+    """FSDP: the same steps as alone, a state that is whole, and a resumed training that ends as the unbroken one."""
+    data = str(digit_folder(3, 40))
+    settings: dict[str, Any] = {"size": 32, "epochs": 4, "optimiser": "sgd", "lr": 0.005, "augment": "none", "precision": "fp32", "device": "cpu"}
+    flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    train = ["-m", "fmx", "train", "--data", data, *flags, "--shard", "--clip-norm", "5", "--checkpoint-minutes", "0.0001"]
+    with launch(2, *train, "--name", "split", "--json", home=tmp_path) as process:
+        answer, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    one = train_run(data=data, name="one", clip_norm=5.0, **settings)
+    assert abs(json.loads(answer)["accuracy"]["value"] - one.info.accuracy.value) <= 0.005
+    assert losses(tmp_path, "split") == pytest.approx(losses(tmp_path, "one"), rel=1e-3)
+
+    with launch(2, *train, "--name", "broken", home=tmp_path) as launcher:
+        while not (tmp_path / "runs" / "broken" / "checkpoint" / "index.json").exists():
+            assert launcher.poll() is None, launcher.communicate()[1]
+            time.sleep(0.02)
+        for child in psutil.Process(launcher.pid).children(recursive=True):
+            child.kill()
+        launcher.communicate(timeout=60)
+    with launch(2, "-m", "fmx", "train", "--resume", "broken", home=tmp_path) as process:
+        said = process.communicate(timeout=400)[1]
+    assert process.returncode == 0, said
+    assert "Resumed finetune" in said
+    assert losses(tmp_path, "broken") == losses(tmp_path, "split")
+    assert load_run(tmp_path / "runs" / "broken").info.weights_sha256 == load_run(tmp_path / "runs" / "split").info.weights_sha256
+
+
+def losses(home: Path, name: str) -> list[float]:
+    return [json.loads(line)["train_loss"] for line in (home / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_splitting_needs_others_to_split_with_and_no_average() -> None:
+    with pytest.raises(UsageError, match="there is one"):
+        train_run(data="digits", shard=True)
+    with pytest.raises(UsageError, match="--ema"):
+        train_run(data="digits", shard=True, ema=0.9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from finetune.evaluation import eager_logits, evaluate_run
 from finetune.methods import METHODS
 from finetune.methods.lora import adapted_layers
 from finetune.network import Network, build_network, restore_network
-from finetune.settings import METHOD_DEFAULTS, check_settings
+from finetune.settings import EMBEDDED_MODEL, METHOD_DEFAULTS, check_settings
 from finetune.settings import METHODS as METHOD_NAMES
 from finetune.training import train_run
 from fmx.contract import ImageInput
@@ -223,3 +225,45 @@ def test_evaluation_of_a_grouped_run_uses_its_groups(tmp_path: Path, digit_folde
     result = evaluate_run(run, str(root), torch.device("cpu"))
     assert result.facts["rows_of_run"]
     assert result.facts["accuracy"] == run.info.metrics["accuracy"]
+
+
+def test_best_epoch_is_kept_whatever_came_after_transformers_10896(digit_folder: MakeFolder) -> None:
+    """transformers#10896, #12915, #35070: best and last checkpoint were confused. A rate that ruins the last epochs leaves the best one's weights."""
+    data = str(digit_folder(3, 30))
+    options: dict[str, Any] = {"lr": 0.5, "optimiser": "sgd", "schedule": "constant", "precision": "fp32", "augment": "none"}
+    run = train_run(data=data, size=32, epochs=6, patience=6, **options)
+    epochs = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    best = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]))
+    assert best["epoch"] < len(epochs), "no epoch came after the best one"
+    assert run.info.best_epoch == best["epoch"]
+    rows = read_splits(open_source(data, 0), run.info.input)["validation"]
+    answers = eager_logits(restore_network(run), rows, torch.device("cpu")).argmax(axis=1)
+    assert float((answers == rows.labels).mean()) == best["validation_accuracy"] == run.info.metrics["validation_accuracy"]
+
+
+@pytest.mark.parametrize("model", [EMBEDDED_MODEL, "squeezenet1_1", "timm:resnet10t"])
+def test_run_needs_nothing_but_its_folder_autogluon_4873(model: str, digit_folder: MakeFolder) -> None:
+    """autogluon#4873, #1115: a saved model still downloaded its backbone when it was loaded. Loaded in a process without any socket."""
+    weights = "default" if model == EMBEDDED_MODEL else "none"
+    run = train_run(data=str(digit_folder(2, 12)), model=model, weights=weights, size=32, epochs=1, precision="fp32")
+    code = (
+        "import socket, sys, torch\n"
+        "def refuse(*arguments, **options): raise OSError('a socket was opened')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from finetune.network import restore_network\n"
+        "from fmx.run import load_run\n"
+        "from pathlib import Path\n"
+        "print(restore_network(load_run(Path(sys.argv[1])))(torch.zeros((1, 32, 32, 3), dtype=torch.uint8)).shape)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(run.folder / "none"), "TORCH_HOME": str(run.folder / "none")}
+    done = subprocess.run([sys.executable, "-c", code, str(run.folder)], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "torch.Size([1, 2])", done.stderr
+
+
+def test_compiling_is_measured_and_its_training_is_an_ordinary_run(digit_folder: MakeFolder) -> None:
+    said: list[str] = []
+    options: dict[str, Any] = {"model": "alexnet", "weights": "none", "size": 64, "precision": "fp32"}
+    run = train_run(data=str(digit_folder(2, 12)), epochs=1, compile=True, say=said.append, **options)
+    (line,) = [line for line in said if "compiled step" in line]
+    assert run.info.settings["compile"] is ("so nothing is compiled" not in line)
+    assert restore_network(run).body.state_dict().keys() == load_file(run.weights).keys()

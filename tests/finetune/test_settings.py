@@ -197,7 +197,7 @@ def test_energy_is_read_from_the_counters_and_over_their_wrap(tmp_path: Path) ->
 
 
 def test_average_of_weights_is_what_is_kept(digit_folder: MakeFolder) -> None:
-    options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 2, "precision": "fp32"}
+    options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 3, "batch_size": 4, "precision": "fp32"}
     plain, averaged = train_run(**options), train_run(**options, ema=0.9)
     assert plain.info.weights_sha256 != averaged.info.weights_sha256
 

@@ -86,6 +86,21 @@ def test_local_image_folder_is_loaded_by_path(tmp_path: Path) -> None:
     assert {item.read() for items in source.splits.values() for item in items} == {row["picture"]["bytes"] for row in rows(10)}
 
 
+def test_configuration_is_named_after_the_data_set(tmp_path: Path) -> None:
+    head = ["---", "configs:"]
+    for config, count in (("few", 6), ("many", 12)):
+        head += [f"- config_name: {config}", f"  data_files: {config}.parquet"]
+        (tmp_path / "two").mkdir(exist_ok=True)
+        table(count).to_parquet(str(tmp_path / "two" / f"{config}.parquet"))
+    (tmp_path / "two" / "README.md").write_text("\n".join([*head, "---", ""]))
+    counts = [sum(map(len, open_source(f"hf:{tmp_path / 'two'}:{config}").splits.values())) for config in ("few", "many")]
+    assert counts == [18, 36]
+    for wrong in ("", ":none"):
+        with pytest.raises(DataError, match=r"several configurations: .*few.*many") as caught:
+            open_source(f"hf:{tmp_path / 'two'}{wrong}")
+        assert caught.value.hint.endswith(":CONFIG")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
