@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finetune.base_models import first_line
 from finetune.loop import Epoch
 from finetune.settings import TrainSettings
 from fmx.errors import SurroundingsError
@@ -48,5 +49,9 @@ def _open_others(settings: TrainSettings, folder: Path) -> list[Any]:
         raise SurroundingsError(f"--track {absent[0]} needs a library that is not installed.", hint=f"pip install {absent[0]}")
     accelerator = Accelerator(log_with=list(settings.track), project_dir=str(folder), cpu=settings.device == "cpu")
     plain = {key: value for key, value in settings.model_dump().items() if isinstance(value, str | int | float | bool)}
-    accelerator.init_trackers("fmx", config=plain)
+    try:
+        accelerator.init_trackers("fmx", config=plain)
+    except Exception as error:  # each library has kinds of its own: no key, no server
+        reason, names = first_line(error), " or ".join(settings.track)
+        raise SurroundingsError(f"{names} cannot start: {reason}", hint="wandb login, WANDB_MODE=offline, or MLFLOW_TRACKING_URI=FOLDER.") from error
     return list(accelerator.trackers)

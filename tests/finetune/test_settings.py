@@ -178,10 +178,27 @@ def test_seeds_show_their_spread_on_the_same_rows(digit_folder: MakeFolder, tmp_
 def test_tracker_that_is_not_installed_is_said(digit_folder: MakeFolder) -> None:
     from accelerate.tracking import get_available_trackers
 
-    if "wandb" in {str(name) for name in get_available_trackers()}:
-        pytest.skip("wandb is installed here")
-    with pytest.raises(SurroundingsError, match="wandb"):
-        train_run(data=str(digit_folder(2, 12)), size=32, epochs=1, method="linear-probe", track=("wandb",))
+    if "mlflow" in {str(name) for name in get_available_trackers()}:
+        pytest.skip("mlflow is installed here")
+    with pytest.raises(SurroundingsError, match="mlflow"):
+        train_run(data=str(digit_folder(2, 12)), size=32, epochs=1, method="linear-probe", track=("mlflow",))
+
+
+def test_tracker_gets_every_epoch_and_the_settings(digit_folder: MakeFolder, tmp_path: Path) -> None:
+    """Weights & Biases itself, offline, in a process of its own; without a key and online it is refused in words."""
+    command = [sys.executable, "-m", "fmx", "train", "--data", str(digit_folder(2, 12)), "--size", "32", "--epochs", "3", "--method", "linear-probe"]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment = {**clean, "PYTHONPATH": str(ROOT), "FMX_HOME": str(tmp_path), "HOME": str(tmp_path), "WANDB_DIR": str(tmp_path)}
+    offline = [*command, "--track", "wandb"]
+    subprocess.run(offline, env={**environment, "WANDB_MODE": "offline"}, check=True, capture_output=True, cwd=tmp_path)
+    (kept,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    written = kept.read_bytes()
+    assert written.count(b"validation_accuracy") >= 3
+    assert b"label_smoothing" in written
+    refused = subprocess.run(offline, env=environment, check=False, capture_output=True, cwd=tmp_path, text=True)
+    assert refused.returncode == 7, refused.stderr
+    assert "WANDB_MODE=offline" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_energy_is_read_from_the_counters_and_over_their_wrap(tmp_path: Path) -> None:
