@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.network import Network
+from finetune.speed import autocast
 from fmx import storage
 from fmx.data.rows import Rows
 from fmx.errors import disk_errors
@@ -28,7 +29,13 @@ def cache_folder() -> Path:
 
 
 def cached_features(
-    network: Network, rows: Rows, key: str, device: torch.device, what: str, normalise: Callable[[Tensor], Tensor] | None = None
+    network: Network,
+    rows: Rows,
+    key: str,
+    device: torch.device,
+    what: str,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+    precision: str = "fp32",
 ) -> Tensor:
     """Give the head's input for every row, from disk where it is known: float32 [n, d], or [n, d, h, w] for a convolutional head.
 
@@ -39,15 +46,16 @@ def cached_features(
         device: where the network lives.
         what: for the progress bar.
         normalise: from rows uint8 [b, h, w, 3] to the body's input; default the network's own.
+        precision: of the pass.
     """
-    name = storage.sha256_bytes(f"{key} {rows.fingerprint.sha256} {rows.fingerprint.rows}".encode())
+    name = storage.sha256_bytes(f"{key} {precision} {rows.fingerprint.sha256} {rows.fingerprint.rows}".encode())
     path = cache_folder() / "features" / f"{name}.npy"
     if path.is_file():
         try:
             return torch.from_numpy(np.load(path, allow_pickle=False))
         except (ValueError, OSError, EOFError):  # damaged: computed again
             path.unlink(missing_ok=True)
-    features = compute_features(network, rows, device, what, normalise or _own(network, device))
+    features = compute_features(network, rows, device, what, normalise or _own(network, device), precision)
     with disk_errors("caching features"):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{name}.{os.getpid()}.npy")
@@ -63,12 +71,14 @@ def _own(network: Network, device: torch.device) -> Callable[[Tensor], Tensor]:
     return lambda rows: network.normalise(rows.to(device, non_blocking=True))
 
 
-def compute_features(network: Network, rows: Rows, device: torch.device, what: str, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+def compute_features(
+    network: Network, rows: Rows, device: torch.device, what: str, normalise: Callable[[Tensor], Tensor], precision: str = "fp32"
+) -> Tensor:
     """Run the frozen network over the rows and keep what its head is given."""
     caught: list[Tensor] = []
 
     def catch(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        caught.append(arguments[0].cpu())
+        caught.append(arguments[0].float().cpu())
 
     network.eval()
     hook = network.head.layer.register_forward_pre_hook(catch)
@@ -76,7 +86,8 @@ def compute_features(network: Network, rows: Rows, device: torch.device, what: s
         with torch.inference_mode(), progress(what, len(rows)) as advance:
             for start in range(0, len(rows), BATCH):
                 batch = torch.from_numpy(rows.images[start : start + BATCH])
-                network.body(normalise(batch))
+                with autocast(precision, device):
+                    network.body(normalise(batch))
                 advance(len(batch))
     finally:
         hook.remove()

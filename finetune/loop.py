@@ -101,7 +101,8 @@ class Trainer:
 
     def __init__(self, plan: Plan, objective: Objective, settings: TrainSettings, stage: str, epochs: int, world: World, say: Say):
         self.plan, self.objective, self.settings = plan, objective, settings
-        self.stage, self.epochs, self.precision, self.world, self.say = stage, epochs, settings.precision, world, say
+        self.stage, self.epochs, self.world, self.say = stage, epochs, world, say
+        self.precision = settings.precision if plan.on_images else "fp32"  # a head alone gains nothing from less
         self.device = next(plan.module.parameters()).device
         self.batch_size = int(settings.batch_size)
         freeze_norms(plan.module, every=plan.freeze_statistics)

@@ -68,3 +68,5 @@ class Stage:
     name: str
     plan: MakePlan
     epochs: Callable[[TrainSettings], int] = lambda settings: settings.epochs
+    passes: bool = False
+    """Whether rows are passed through the network once, before step one, and never through it in a step."""

@@ -179,7 +179,6 @@ class TrainSettings(BaseModel):
             "lora_rank": (self.method == "lora", "without --method lora"),
             "head_lr_factor": (on_images, "for --method linear-probe, whose head is all that is trained: use --lr"),
             "norm_statistics": (on_images or self.norm_statistics == "frozen", "for --method linear-probe, which is frozen"),
-            "precision": (on_images or self.precision == "fp32", "for --method linear-probe, which trains in fp32"),
             "augment": (on_images or self.probe_views > 0 or self.augment == "none", "for --method linear-probe without --probe-views"),
             "weights": (not self.model.startswith("run:"), "beside --model run:NAME, which brings its own"),
             "adversarial_eps": (self.adversarial != "none", "without --adversarial"),

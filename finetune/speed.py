@@ -35,7 +35,7 @@ def autocast(precision: str, device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torch.device, say: Say) -> str:
+def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torch.device, say: Say, *, learns: bool = True) -> str:
     """Resolve `auto`: on CUDA bf16 where the GPU has it, else fp16; on a CPU bf16 only where it is measured to be faster.
 
     Args:
@@ -44,6 +44,7 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
         images: one batch, float [n, 3, h, w].
         device: where both live.
         say: told what was measured.
+        learns: whether steps are taken, or answers alone are asked for.
     """
     if asked != "auto":
         return asked
@@ -53,15 +54,16 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
         return "fp32"
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with torch.random.fork_rng(devices=[]):
-        trial = copy.deepcopy(module).train()
+        trial = copy.deepcopy(module).train(learns)
+        measure = _step_seconds if learns else _pass_seconds
         for turn in range(ROUNDS):
             for precision, taken in seconds.items():
-                taken.append(_step_seconds(trial, images[:TRIED_ROWS], precision, device))
+                taken.append(measure(trial, images[:TRIED_ROWS], precision, device))
             gain = min(seconds["fp32"][1:], default=0.0) / min(seconds["bf16"][1:], default=1.0)
             if turn and not CLOSE < gain / WORTHWHILE < 1 / CLOSE:
                 break
     chosen = "bf16" if gain >= WORTHWHILE else "fp32"
-    say(f"Precision {chosen}: a step in bf16 takes {1 / gain:.2f} of the time in fp32 on this CPU.")
+    say(f"Precision {chosen}: a {'step' if learns else 'pass'} in bf16 takes {1 / gain:.2f} of the time in fp32 on this CPU.")
     return chosen
 
 
@@ -129,6 +131,16 @@ def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: st
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether torch ran out of a device's memory or of the host's."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+
+
+@torch.inference_mode()
+def _pass_seconds(module: nn.Module, images: Tensor, precision: str, device: torch.device) -> float:
+    started = time.perf_counter()
+    with autocast(precision, device):
+        module(images)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def _step_seconds(module: nn.Module, images: Tensor, precision: str, device: torch.device) -> float:

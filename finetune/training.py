@@ -27,7 +27,7 @@ from finetune.optimisation import range_test
 from finetune.plan import Inputs, Plan, Stage
 from finetune.run_writer import write_run
 from finetune.settings import TrainSettings, check_settings
-from finetune.speed import autocast, choose_batch_size, choose_precision, compiling_pays
+from finetune.speed import TRIED_ROWS, autocast, choose_batch_size, choose_precision, compiling_pays
 from finetune.trackers import Trackers
 from finetune.workplace import check_space, find_unfinished, kept_if_resumable, reserve
 from finetune.world import open_world
@@ -159,20 +159,33 @@ class Ready:
 
 def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]) -> Ready:
     """Make a stage's plan and objective, and settle its precision, batch size and rate."""
-    network, settings = job.network, job.settings
+    network, settings = job.network, _settle_pass(job, inputs, saved) if stage.passes else job.settings
     plan = stage.plan(network, inputs, settings, job.device)
     if plan.on_images:
         if settings.gradient_checkpointing:
             job.say(f"{checkpoint_gradients(network.body)} blocks recompute their activations.")
         settings = _settle_speed(job, plan)
-    else:
-        settings = settings.model_copy(update={"precision": "fp32", "batch_size": 32 if settings.batch_size == "auto" else settings.batch_size})
     job.say(f"{settings.model} ({job.base.weights_origin}), {stage.name} on {job.device}, {settings.precision}: {_trained_share(network)}.")
     _describe_batch(job.world.size, int(settings.batch_size), job.say)
     objective = build_objective(settings, plan, network, job.spec, job.source.labels, job.source.may_flip, job.device)
     if settings.lr == "auto" and stage is METHODS[settings.method][-1]:
         settings = _settle_rate(job, settings, plan, objective, saved)
     return Ready(settings, plan, objective)
+
+
+def _settle_pass(job: Job, inputs: Inputs, saved: dict[str, Any]) -> TrainSettings:
+    """Choose the precision in which rows are passed through a frozen network, once: a resumed training must not measure otherwise.
+
+    The head on their features takes any batch size.
+    """
+    settings = job.settings
+    if "pass_precision" not in saved:
+        images = job.network.normalise(torch.from_numpy(inputs.train.images[:TRIED_ROWS]).to(job.device))
+        measured = choose_precision(settings.precision, job.network.body, images, job.device, job.say, learns=False)
+        saved["pass_precision"] = job.world.agree(measured)
+        _write_training(job, saved)
+    size = 32 if settings.batch_size == "auto" else settings.batch_size
+    return settings.model_copy(update={"precision": saved["pass_precision"], "batch_size": size})
 
 
 def _settle_speed(job: Job, plan: Plan) -> TrainSettings:

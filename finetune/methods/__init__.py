@@ -14,8 +14,11 @@ from finetune.plan import Stage
 
 METHODS: dict[str, tuple[Stage, ...]] = {
     "finetune": (Stage("finetune", plan_finetune),),
-    "linear-probe": (Stage("linear-probe", plan_linear_probe),),
-    "lp-ft": (Stage("linear-probe", plan_linear_probe, lambda settings: settings.probe_epochs), Stage("finetune", plan_finetune)),
+    "linear-probe": (Stage("linear-probe", plan_linear_probe, passes=True),),
+    "lp-ft": (
+        Stage("linear-probe", plan_linear_probe, lambda settings: settings.probe_epochs, passes=True),
+        Stage("finetune", plan_finetune),
+    ),
     "lora": (Stage("lora", plan_lora),),
     "norm-bias": (Stage("norm-bias", plan_norm_bias),),
 }

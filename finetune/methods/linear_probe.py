@@ -14,6 +14,7 @@ from finetune.network import Network
 from finetune.optimisation import parameter_groups
 from finetune.plan import Inputs, Plan
 from finetune.settings import METHOD_DEFAULTS, TrainSettings
+from fmx.data.rows import Rows
 
 
 class _Head(nn.Module):
@@ -47,13 +48,14 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
     head = _Head(network)
     head.requires_grad_(True)
     key = inputs.cache_key
-    views = [cached_features(network, inputs.train, key, device, "train features")]
+    precision = settings.precision
+    views = [cached_features(network, inputs.train, key, device, "train features", precision=precision)]
     augment = augmentation(settings.augment, may_flip=inputs.may_flip)
     for view in range(settings.probe_views):
         change = f"{key} {settings.augment} {inputs.may_flip} {settings.seed} drawn alone {view}"
         generator = torch.Generator().manual_seed(settings.seed * 1_009 + view)
         change_rows = partial(_changed, augment, network, device, generator)
-        views.append(cached_features(network, inputs.train, change, device, f"view {view + 1} features", change_rows))
+        views.append(cached_features(network, inputs.train, change, device, f"view {view + 1} features", change_rows, precision))
     features = torch.stack(views, dim=1) if len(views) > 1 else views[0]  # [n, views, ...] or [n, ...]
 
     def batch(rows: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -61,16 +63,22 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
             rows = rows[torch.arange(len(rows)), torch.randint(len(views), (len(rows),), generator=generator)]
         return rows.to(device, non_blocking=True)
 
+    held_out = cached_features(network, inputs.validation, key, device, "validation features", precision=precision)
+
+    def answers(rows: Rows) -> np.ndarray:
+        """Rows that are looked at for the first time are passed in full precision, as whoever serves the network does."""
+        return head.answer(held_out if rows is inputs.validation else cached_features(network, rows, key, device, "test features"), device)
+
     # in lp-ft --lr speaks of the second stage
     rate = settings.peak_rate if settings.method == "linear-probe" else METHOD_DEFAULTS["linear-probe"][settings.optimiser]
     return Plan(
         module=head,
         train_inputs=features,
         train_labels=torch.from_numpy(inputs.train.labels),
-        validation_inputs=cached_features(network, inputs.validation, key, device, "validation features"),
+        validation_inputs=held_out,
         validation_labels=torch.from_numpy(inputs.validation.labels),
         batch=batch,
         groups=parameter_groups(head.parameters(), rate, settings.weight_decay),
         on_images=False,
-        answers=lambda rows: head.answer(cached_features(network, rows, key, device, "features"), device),
+        answers=answers,
     )

@@ -37,8 +37,7 @@ def test_every_method_has_stages_rates_and_a_place_in_the_settings() -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_method_learns_and_its_run_answers_the_same_when_restored(method: str, digit_folder: MakeFolder) -> None:
     data, said = str(digit_folder(3, 30)), list[str]()
-    options: dict[str, Any] = {"precision": "fp32"} if method != "linear-probe" else {}
-    run = train_run(data=data, size=32, epochs=4, method=method, say=said.append, **options)
+    run = train_run(data=data, size=32, epochs=4, method=method, say=said.append, precision="fp32")
     assert run.info.accuracy.value > 0.6, method
     assert any("parameters are trained (" in line for line in said)
     network = restore_network(run)
@@ -267,3 +266,16 @@ def test_compiling_is_measured_and_its_training_is_an_ordinary_run(digit_folder:
     (line,) = [line for line in said if "compiled step" in line]
     assert run.info.settings["compile"] is ("so nothing is compiled" not in line)
     assert restore_network(run).body.state_dict().keys() == load_file(run.weights).keys()
+
+
+def test_probe_passes_rows_once_in_the_precision_that_is_asked_for_and_is_judged_in_full(digit_folder: MakeFolder) -> None:
+    data = str(digit_folder(3, 30))
+    runs = {precision: train_run(data=data, size=32, epochs=4, method="linear-probe", precision=precision) for precision in ("fp32", "bf16")}
+    assert {precision: run.info.settings["precision"] for precision, run in runs.items()} == {"fp32": "fp32", "bf16": "bf16"}
+    assert runs["fp32"].info.weights_sha256 != runs["bf16"].info.weights_sha256
+    rows = read_splits(open_source(data, 0), runs["bf16"].info.input)["test"]
+    for run in runs.values():
+        answers = eager_logits(restore_network(run), rows, torch.device("cpu"))
+        confusion = np.zeros((3, 3), dtype=int)
+        np.add.at(confusion, (rows.labels, answers.argmax(axis=1)), 1)
+        assert confusion.tolist() == run.info.metrics["confusion"]

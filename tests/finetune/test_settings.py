@@ -229,7 +229,6 @@ UNUSED: list[dict[str, Any]] = [
     {"model": "run:x", "weights": "w.pth"},
     {"method": "linear-probe", "head_lr_factor": 3.0},
     {"method": "linear-probe", "norm_statistics": "batch"},
-    {"method": "linear-probe", "precision": "bf16"},
     {"method": "linear-probe", "augment": "rand"},
 ]
 

@@ -22,7 +22,7 @@ from fmx.data import open_source
 from fmx.data.check import check_source, find_leakage
 from fmx.data.check.duplicates import _candidates, near_pairs
 from fmx.data.check.files import ends_early, read_facts
-from fmx.data.check.findings import KINDS
+from fmx.data.check.findings import KINDS, Finding
 from fmx.data.check.thumbnails import row_thumbnails
 from fmx.data.rows import Rows, read_splits
 from fmx.data.source import Item, Source
@@ -156,7 +156,7 @@ def test_findings_are_worst_first(report: dict[str, Any]) -> None:
 def test_report_for_a_person_names_files_and_advice(planted: tuple[Path, dict[str, str]]) -> None:
     done = run_check(planted[0])
     assert done.returncode == 3
-    assert "error: 1 images are in two splits, byte for byte [copies-across-splits]" in done.stdout
+    assert "error: 1 image in two splits, byte for byte [copies-across-splits]" in done.stdout
     assert "test/b/leaked.png" in done.stdout
     assert "Nothing stands against training" not in done.stdout
 
@@ -346,3 +346,10 @@ def test_thumbnails_of_rows_are_area_means(size: tuple[int, int]) -> None:
     expected = np.asarray(Image.open(io.BytesIO(encode(image))).convert("L").resize((32, 32), Image.Resampling.BOX), dtype=int)
     found = row_thumbnails(np.asarray(image)[None])[0].astype(int)
     assert np.abs(found - expected).mean() < 2
+
+
+def test_one_of_a_kind_is_said_in_the_singular() -> None:
+    for kind in KINDS:
+        one, two = (Finding(kind, "note", count, ("x",)).message for count in (1, 2))
+        assert one.split()[1] + ("es" if one.split()[1] == "class" else "s") == two.split()[1]
+        assert one.split()[2:] == two.split()[2:]

@@ -18,39 +18,41 @@ class Kind:
 
     severity: Severity
     what: str
+    """A noun in the plural, of those in `_ONE`, and what is the matter with it"""
     advice: str
 
 
 KINDS: dict[str, Kind] = {
     "unknown-class": Kind("error", "rows of a class that training never sees", "Add the class to the training rows, or remove it."),
-    "copies-across-splits": Kind(
-        "error", "images are in two splits, byte for byte", "Keep each in one split; what is measured on the other is memory."
-    ),
+    "copies-across-splits": Kind("error", "images in two splits, byte for byte", "Keep each in one split; what is measured on the other is memory."),
     "near-copies-across-splits": Kind(
-        "error", "pairs in two splits show nearly the same image", "Keep each pair in one split (--group-by), or drop one."
+        "error", "pairs in two splits that show nearly the same image", "Keep each pair in one split (--group-by), or drop one."
     ),
-    "copies-across-labels": Kind("error", "images are under two labels, byte for byte", "Decide on one label."),
-    "many-unreadable": Kind("error", "files cannot be read, more than training accepts", "Repair or remove them."),
-    "unreadable": Kind("warning", "files cannot be read and will be skipped", "Repair or remove them."),
-    "truncated": Kind("warning", "files end before their image does", "Copy them again, or remove them."),
-    "near-copies-across-labels": Kind("warning", "pairs under two labels show nearly the same image", "Look whether both labels are right."),
-    "copies": Kind("warning", "images are there more than once, byte for byte", "Remove the copies; each counts as a row."),
-    "near-copies": Kind("warning", "pairs show nearly the same image", "Remove one of each, unless the weight is meant."),
-    "missing-class": Kind("warning", "classes have no row in a held-out split", "Nothing can be said about them there; add rows."),
-    "imbalance": Kind("warning", "classes have less than a tenth of the largest class's training rows", "Collect more, or read the per-class table."),
-    "wrong-extension": Kind("warning", "files are not what their names say", "Rename them; other programs go by the name."),
-    "huge": Kind("warning", "images have more than 50 megapixels", "Scale them down; decoding takes time and memory."),
-    "tiny": Kind("warning", "images are less than 16 pixels wide or high", "Look whether they are what was meant."),
-    "elongated": Kind("warning", "images are more than 8 times as long as wide", "The crop shows a small part of them; cut them before."),
-    "animated": Kind("note", "files have several frames", "The first is taken."),
-    "rotated": Kind("note", "images are turned by their EXIF orientation", "It is applied."),
-    "cmyk": Kind("note", "images are CMYK", "They are converted to RGB."),
-    "16-bit": Kind("note", "images have more than 8 bits a channel", "They are scaled to 8."),
-    "palette": Kind("note", "images have a palette", "They are converted to RGB."),
-    "alpha": Kind("note", "images have transparency", "It becomes white."),
-    "grey": Kind("note", "images are grey", "They are converted to RGB."),
+    "copies-across-labels": Kind("error", "images under two labels, byte for byte", "Decide on one label."),
+    "many-unreadable": Kind("error", "files that cannot be read, more than training accepts", "Repair or remove them."),
+    "unreadable": Kind("warning", "files that cannot be read and will be skipped", "Repair or remove them."),
+    "truncated": Kind("warning", "files cut short in the middle of an image", "Copy them again, or remove them."),
+    "near-copies-across-labels": Kind("warning", "pairs under two labels that show nearly the same image", "Look whether both labels are right."),
+    "copies": Kind("warning", "images more than once, byte for byte", "Remove the copies; each counts as a row."),
+    "near-copies": Kind("warning", "pairs that show nearly the same image", "Remove one of each, unless the weight is meant."),
+    "missing-class": Kind("warning", "classes without a row in a held-out split", "Nothing can be said about them there; add rows."),
+    "imbalance": Kind("warning", "classes with less than a tenth of the largest class's training rows", "Collect more, or read the per-class table."),
+    "wrong-extension": Kind("warning", "files of another format than their names say", "Rename them; other programs go by the name."),
+    "huge": Kind("warning", "images of more than 50 megapixels", "Scale them down; decoding takes time and memory."),
+    "tiny": Kind("warning", "images less than 16 pixels wide or high", "Look whether they are what was meant."),
+    "elongated": Kind("warning", "images more than 8 times as long as wide", "The crop shows a small part of them; cut them before."),
+    "animated": Kind("note", "files with several frames", "The first is taken."),
+    "rotated": Kind("note", "images turned by EXIF orientation", "It is applied."),
+    "cmyk": Kind("note", "images in CMYK", "They are converted to RGB."),
+    "16-bit": Kind("note", "images with more than 8 bits a channel", "They are scaled to 8."),
+    "palette": Kind("note", "images with a palette", "They are converted to RGB."),
+    "alpha": Kind("note", "images with transparency", "It becomes white."),
+    "grey": Kind("note", "images in grey", "They are converted to RGB."),
 }
 """From the gravest to the least, which is the order of a report."""
+
+
+_ONE = {"rows": "row", "images": "image", "pairs": "pair", "files": "file", "classes": "class"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Finding:
     @property
     def message(self) -> str:
         """Say what was found, in one line."""
-        return f"{self.count:,} {KINDS[self.kind].what}"
+        noun, _, rest = KINDS[self.kind].what.partition(" ")
+        return f"{self.count:,} {_ONE[noun] if self.count == 1 else noun} {rest}"
 
     @property
     def advice(self) -> str:
