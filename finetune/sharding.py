@@ -1,4 +1,4 @@
-"""Fully sharded training (FSDP2, Zhao et al. 2023, arXiv:2304.11277): weights, gradients and moments are split over the processes.
+"""Fully sharded training (FSDP2, Zhao et al. 2023, arXiv:2304.11277): the weights that steps work on, gradients and moments are split.
 
 A copy of the module is split and trained; the module itself stays whole and out of the way, and is brought up to date when somebody
 asks for it: to judge it, to write a state, at the end. So whatever is done with a module elsewhere knows nothing of shards.
@@ -39,12 +39,13 @@ class Shards:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Bring the whole module up to date, in every process at once; running statistics are the first one's, as DDP has it."""
+        """Bring the whole module up to date, in every process at once; running statistics are the first one's. The twin stays as it is."""
         for parameter, split in zip(self._whole.parameters(), self.module.parameters(), strict=True):
             parameter.copy_(self.whole(split))
         for buffer, own in zip(self._whole.buffers(), self.module.buffers(), strict=True):
-            torch.distributed.broadcast(own, 0)
-            buffer.copy_(own)
+            first = own.clone()
+            torch.distributed.broadcast(first, 0)
+            buffer.copy_(first)
 
     @torch.no_grad()
     def spread(self) -> None:

@@ -40,7 +40,7 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
 
     Args:
         asked: auto, fp32, bf16 or fp16.
-        module: takes `images`.
+        module: takes `images`, in the mode in which it is trained.
         images: one batch, float [n, 3, h, w].
         device: where both live.
         say: told what was measured.
@@ -54,7 +54,7 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
         return "fp32"
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with torch.random.fork_rng(devices=[]):
-        trial = copy.deepcopy(module).train(learns)
+        trial = copy.deepcopy(module) if learns else copy.deepcopy(module).eval()
         measure = _step_seconds if learns else _pass_seconds
         for turn in range(ROUNDS):
             for precision, taken in seconds.items():
@@ -71,8 +71,8 @@ def compiling_pays(module: nn.Module, images: Tensor, precision: str, device: to
     """Compile a copy of the module and say whether its steps are then faster; compiling the module itself afterwards finds torch's cache.
 
     Args:
-        module: takes `images`.
-        images: one batch, float [n, 3, h, w].
+        module: takes `images`, in the mode in which it is trained.
+        images: as many rows as take a step together, float [n, 3, h, w].
         precision: of the steps.
         device: where both live.
         say: told what was measured.
@@ -81,16 +81,18 @@ def compiling_pays(module: nn.Module, images: Tensor, precision: str, device: to
         SurroundingsError: torch cannot compile here.
     """
     with torch.random.fork_rng(devices=[]):
-        trial = copy.deepcopy(module).train()
-        compiled = torch.compile(copy.deepcopy(module).train())
+        trial, compiled = copy.deepcopy(module), torch.compile(copy.deepcopy(module))
         started = time.perf_counter()
         try:
             _step_seconds(compiled, images, precision, device)  # type: ignore[arg-type]
+            spent = time.perf_counter() - started
+            pairs = [(_step_seconds(trial, images, precision, device), _step_seconds(compiled, images, precision, device)) for _ in range(ROUNDS)]  # type: ignore[arg-type]
         except Exception as error:  # compilers and dynamo have many kinds of failure
+            if is_out_of_memory(error):
+                say("Memory ran out while compiled steps were measured, so nothing is compiled.")
+                return False
             reason = first_line(error)
             raise SurroundingsError(f"torch.compile fails here: {reason}", hint="It needs a C++ compiler (g++). Leave out --compile.") from error
-        spent = time.perf_counter() - started
-        pairs = [(_step_seconds(trial, images, precision, device), _step_seconds(compiled, images, precision, device)) for _ in range(ROUNDS)]  # type: ignore[arg-type]
     eager, quick = (min(seconds[1:]) for seconds in zip(*pairs, strict=True))
     pays = bool(quick < eager)
     say(f"A compiled step takes {quick / eager:.2f} of the time{'' if pays else ', so nothing is compiled'} (compiling took {spent:.0f} s).")
@@ -110,7 +112,7 @@ def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: st
     """
     rates: dict[int, float] = {}
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
-        trial = copy.deepcopy(module).train()
+        trial = copy.deepcopy(module)
         for size in [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[0], rows // 10)]:
             images = image.expand(size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
             try:

@@ -30,7 +30,7 @@ from finetune.settings import TrainSettings, check_settings
 from finetune.speed import TRIED_ROWS, autocast, choose_batch_size, choose_precision, compiling_pays
 from finetune.trackers import Trackers
 from finetune.workplace import check_space, find_unfinished, kept_if_resumable, reserve
-from finetune.world import open_world
+from finetune.world import is_launched, open_world
 from fmx import storage
 from fmx.errors import DataError, UsageError
 from fmx.run import Run, load_run
@@ -63,12 +63,18 @@ def train_run(
     if resume is not None:
         folder = find_unfinished(resume, runs)
         settings = _settings_of(folder, options)
+        if settings.shard and not is_launched():
+            settings = settings.model_copy(update={"shard": False})
+            if say is not None:
+                say("This training was split over processes and goes on in one: the same steps, but other last digits.")
     else:
         folder, settings = None, check_settings(options)
         check_model(settings.model)
         if settings.name and (runs / storage.check_name(settings.name)).exists():
             reserve(runs, settings.model, settings.name)  # raises what is to be said, before the data are read
     world = open_world(settings.device, shard=settings.shard)
+    if world.shards and not settings.shard:  # asked for by accelerate's configuration
+        settings = check_settings({**settings.model_dump(), "shard": True})
     tell: Say = say if say and world.is_first else _nothing
 
     def place() -> Path:
@@ -164,7 +170,7 @@ def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]
     if plan.on_images:
         if settings.gradient_checkpointing:
             job.say(f"{checkpoint_gradients(network.body)} blocks recompute their activations.")
-        settings = _settle_speed(job, plan)
+        settings = _settle_speed(job, plan, saved)
     job.say(f"{settings.model} ({job.base.weights_origin}), {stage.name} on {job.device}, {settings.precision}: {_trained_share(network)}.")
     _describe_batch(job.world.size, int(settings.batch_size), job.say)
     objective = build_objective(settings, plan, network, job.spec, job.source.labels, job.source.may_flip, job.device)
@@ -188,15 +194,23 @@ def _settle_pass(job: Job, inputs: Inputs, saved: dict[str, Any]) -> TrainSettin
     return settings.model_copy(update={"precision": saved["pass_precision"], "batch_size": size})
 
 
-def _settle_speed(job: Job, plan: Plan) -> TrainSettings:
-    """Choose precision and batch size by measurement where they are left open; every process takes the first one's."""
+def _settle_speed(job: Job, plan: Plan, saved: dict[str, Any]) -> TrainSettings:
+    """Choose precision, batch size and compilation by measurement where they are left open; every process takes the first one's.
+
+    What is measured is what is trained: with the norms frozen that stay frozen, and in the parts that memory asks for.
+    """
+    plan.module.train()
+    freeze_norms(plan.module, every=plan.freeze_statistics)
     example = _full_batch(plan, 32)
     precision = job.world.agree(choose_precision(job.settings.precision, plan.module, example, job.device, job.say))
     size = job.settings.batch_size
     if size == "auto":
         size = job.world.agree(choose_batch_size(plan.module, example[:1], len(plan.train_labels), precision, job.device, job.say))
-    pays = job.settings.compile and compiling_pays(plan.module, _full_batch(plan, int(size)), precision, job.device, job.say)
-    return job.settings.model_copy(update={"precision": precision, "batch_size": size, "compile": job.world.agree(pays)})
+    if job.settings.compile and "compiled" not in saved:  # a resumed training must not measure otherwise
+        part = _full_batch(plan, int(size) // job.settings.accumulate)
+        saved["compiled"] = job.world.agree(compiling_pays(plan.module, part, precision, job.device, job.say))
+        _write_training(job, saved)
+    return job.settings.model_copy(update={"precision": precision, "batch_size": size, "compile": saved.get("compiled", False)})
 
 
 def _full_batch(plan: Plan, size: int) -> torch.Tensor:
@@ -209,11 +223,12 @@ def _settle_rate(job: Job, settings: TrainSettings, plan: Plan, objective: Objec
     order = torch.randperm(len(plan.train_labels), generator=torch.Generator().manual_seed(settings.seed))
     batches = split_order(order, int(settings.batch_size))
     generator = torch.Generator().manual_seed(settings.seed)
+    precision = settings.precision if plan.on_images and settings.precision != "fp16" else "fp32"  # fp16 would need a scaler
 
     def batch_loss(module: torch.nn.Module, step: int) -> torch.Tensor:
         index = batches[step % len(batches)]
         index = index[: max(2, len(index) // settings.accumulate)]
-        with autocast("fp32" if settings.precision == "fp16" else settings.precision, job.device):  # fp16 would need a scaler
+        with autocast(precision, job.device):
             return objective(module, plan.batch(plan.train_inputs[index], generator), plan.train_labels[index].to(job.device), generator)
 
     plan.module.train()

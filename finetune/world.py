@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class World:
     size: int = 1
     accelerator: Any = None
     shards: bool = False
-    """Whether weights, gradients and moments are split over the processes."""
+    """Whether gradients, moments and working weights are split over the processes."""
 
     @property
     def is_first(self) -> bool:
@@ -69,23 +70,34 @@ class World:
         return broadcast_object_list([value])[0]
 
 
+def is_launched() -> bool:
+    """Say whether a launcher started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@cache
+def _accelerate_shards() -> bool:
+    """Say whether an accelerate configuration asks for FSDP; accelerate's own part here is to start the processes, so it is told nothing of it."""
+    return os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
 def open_world(device: str, *, shard: bool = False) -> World:
     """Join the processes that a launcher started, or be alone.
 
     Args:
         device: `cpu` keeps them off the GPUs.
-        shard: split weights, gradients and moments over the processes; an accelerate configuration for FSDP asks for the same.
+        shard: split gradients, moments and working weights over the processes; an accelerate configuration for FSDP asks for the same.
 
     Raises:
         UsageError: one process has nothing to split with.
         SurroundingsError: accelerate is missing, or configured for something else.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    if not is_launched():
         if shard:
             hint = "torchrun --nproc-per-node 2 -m fmx train --shard ..."
             raise UsageError("--shard splits a training over processes, and there is one.", hint=hint)
         return World()
-    shard = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") or shard  # accelerate's part is to start the processes
+    shard = _accelerate_shards() or shard
     try:
         from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError as error:

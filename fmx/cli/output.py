@@ -33,7 +33,8 @@ def answer_json(content: Any) -> None:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table on standard output; the first column is text, the others are figures.
 
-    Nothing is cut: a pipe gets every column as wide as it is, and on a terminal that is too narrow long cells (paths) go on below.
+    Nothing is cut: a pipe gets every column as wide as it is. On a terminal that is too narrow long cells (paths) go on below, and what
+    is wider still the terminal breaks.
     """
     from rich.console import Console
     from rich.table import Table
@@ -45,6 +46,8 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for i, column in enumerate(columns):
         is_short = all(len(row[i]) <= LONGEST_UNBROKEN for row in rows)
         drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=is_short)
+    widest = [max(len(cells[i]) for cells in (columns, *rows)) for i in range(len(columns))]
+    console.width = max(console.width, 1 + sum(3 + min(width, LONGEST_UNBROKEN) for width in widest))  # a column's two spaces and a line
     for row in rows:
         drawn.add_row(*row)
     console.print(drawn)

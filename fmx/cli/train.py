@@ -76,7 +76,7 @@ def train(
     norm_statistics: Annotated[str | None, _option("auto, frozen (the base model's) or batch.", REGULARISE, "auto")] = None,
     accumulate: Annotated[int | None, _option("Parts a batch is cut into to save memory.", SPEED, "1")] = None,
     precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16.", SPEED, "auto")] = None,
-    shard: Annotated[bool | None, _option("Split weights and gradients over the processes (FSDP).", SPEED, None, "--shard")] = None,
+    shard: Annotated[bool | None, _option("Split gradients and moments over the processes (FSDP).", SPEED, None, "--shard")] = None,
     compile: Annotated[bool | None, _option("torch.compile the model, if that makes its steps faster here.", SPEED, None, "--compile")] = None,
     gradient_checkpointing: Annotated[bool | None, _option("Recompute activations to save memory.", SPEED, None, "--gradient-checkpointing")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.", SPEED, "auto")] = None,

@@ -60,19 +60,22 @@ def _load(name: str) -> Any:
     path = Path(name)
     try:
         if any((path / marker).is_file() for marker in _SAVED):
+            if configuration:
+                raise DataError(f"{path} was saved from one configuration and has no {configuration!r}.", hint=f"Leave it out: {PREFIX}{name}")
             return datasets.load_from_disk(name)
         return datasets.load_dataset(name, configuration)
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
-            raise DataError(f"The data set {name} has several configurations: {_listed(error)}", hint=f"Name one: {PREFIX}{name}:CONFIG") from error
+            raise DataError(f"{name} is read by one of its configurations: {_listed(error)}", hint=f"Name one: {PREFIX}{name}:CONFIG") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         if path.exists():
             raise DataError(
                 f"{path} cannot be read as a data set ({reason}).", hint="Give a folder that Dataset.save_to_disk wrote, or hub files."
             ) from error
+        arguments = f"{name!r}, {configuration!r}" if configuration else f"{name!r}"
         raise DataError(
             f"The data set {name!r} could not be loaded ({reason}).",
-            hint=f"Check the name and the network. Offline: where there is a network, run datasets.load_dataset({name!r}).save_to_disk(FOLDER), "
+            hint=f"Check the name and the network. Offline: where there is a network, run datasets.load_dataset({arguments}).save_to_disk(FOLDER), "
             "copy FOLDER here and give --data hf:FOLDER.",
         ) from error
 

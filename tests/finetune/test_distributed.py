@@ -122,7 +122,7 @@ def test_batch_that_is_too_small_for_the_processes_is_refused_and_uneven_parts_d
 
 
 def test_split_over_two_processes_reaches_what_one_reaches_and_resumes_as_one(digit_folder: MakeFolder, tmp_path: Path) -> None:
-    """FSDP: the same steps as alone, a state that is whole, and a resumed training that ends as the unbroken one."""
+    """FSDP: the same steps as alone, a whole state, and a resumed training, nothing random in its steps, that ends as the unbroken one."""
     data = str(digit_folder(3, 40))
     settings: dict[str, Any] = {"size": 32, "epochs": 4, "optimiser": "sgd", "lr": 0.005, "augment": "none", "precision": "fp32", "device": "cpu"}
     flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]

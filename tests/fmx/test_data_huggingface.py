@@ -96,7 +96,7 @@ def test_configuration_is_named_after_the_data_set(tmp_path: Path) -> None:
     counts = [sum(map(len, open_source(f"hf:{tmp_path / 'two'}:{config}").splits.values())) for config in ("few", "many")]
     assert counts == [18, 36]
     for wrong in ("", ":none"):
-        with pytest.raises(DataError, match=r"several configurations: .*few.*many") as caught:
+        with pytest.raises(DataError, match=r"one of its configurations: .*few.*many") as caught:
             open_source(f"hf:{tmp_path / 'two'}{wrong}")
         assert caught.value.hint.endswith(":CONFIG")
 
