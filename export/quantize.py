@@ -17,7 +17,7 @@ from export.bias_correction import correct_biases
 from export.calibration import RowReader
 from export.graph import NORMALISED
 from fmx.contract import ImageInput
-from fmx.errors import ExportError
+from fmx.errors import ExportError, first_line
 from fmx.progress import progress
 
 RECIPE: dict[str, Any] = {
@@ -79,7 +79,7 @@ def quantize_body(body: onnx.ModelProto, images: np.ndarray, spec: ImageInput) -
         except ExportError:
             raise
         except Exception as error:  # onnxruntime's quantiser raises plain exceptions of many kinds
-            raise ExportError(f"ONNX Runtime cannot quantise this model: {str(error).splitlines()[0]}", hint="Use --quantize none.") from error
+            raise ExportError(f"ONNX Runtime cannot quantise this model: {first_line(error)}", hint="Use --quantize none.") from error
         quantised = onnx.load(quantised_file)
     correct_biases(prepared, quantised, images, spec)
     _check_quantised(quantised)

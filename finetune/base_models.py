@@ -21,7 +21,7 @@ from finetune.efficientnet_lite import EfficientNetLite0
 from finetune.heads import drop_auxiliary_heads
 from finetune.settings import EMBEDDED_MODEL
 from finetune.weights import load_base, read_state
-from fmx.errors import ModelError, nearest_names
+from fmx.errors import ModelError, first_line, nearest_names
 
 _BUILD_OPTIONS: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": True},
@@ -230,8 +230,3 @@ def try_size(module: nn.Module, name: str, size: int, classes: int | None = None
     if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or (classes is not None and answer.shape[1] != classes):
         shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise ModelError(f"{name} answers {shape} where logits [1, {classes or 'classes'}] are needed.", hint=_ONE_HEAD)
-
-
-def first_line(error: BaseException) -> str:
-    """Give an error's first line, or its name when it says nothing."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

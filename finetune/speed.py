@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.base_models import first_line
-from fmx.errors import SurroundingsError
+from fmx.errors import SurroundingsError, first_line
 from fmx.host import cpu_flags
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -55,12 +54,13 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with torch.random.fork_rng(devices=[]):
         trial = copy.deepcopy(module) if learns else copy.deepcopy(module).eval()
-        measure = _step_seconds if learns else _pass_seconds
-        for turn in range(ROUNDS):
+        for precision in seconds:
+            _step_seconds(trial, images[:TRIED_ROWS], precision, device, learns=learns)  # warms up
+        for _ in range(ROUNDS - 1):
             for precision, taken in seconds.items():
-                taken.append(measure(trial, images[:TRIED_ROWS], precision, device))
-            gain = min(seconds["fp32"][1:], default=0.0) / min(seconds["bf16"][1:], default=1.0)
-            if turn and not CLOSE < gain / WORTHWHILE < 1 / CLOSE:
+                taken.append(_step_seconds(trial, images[:TRIED_ROWS], precision, device, learns=learns))
+            gain = min(seconds["fp32"]) / min(seconds["bf16"])
+            if not CLOSE < gain / WORTHWHILE < 1 / CLOSE:
                 break
     chosen = "bf16" if gain >= WORTHWHILE else "fp32"
     say(f"Precision {chosen}: a {'step' if learns else 'pass'} in bf16 takes {1 / gain:.2f} of the time in fp32 on this CPU.")
@@ -135,22 +135,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-@torch.inference_mode()
-def _pass_seconds(module: nn.Module, images: Tensor, precision: str, device: torch.device) -> float:
+def _step_seconds(module: nn.Module, images: Tensor, precision: str, device: torch.device, *, learns: bool = True) -> float:
+    """Time a step; or the answers alone."""
     started = time.perf_counter()
-    with autocast(precision, device):
-        module(images)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _step_seconds(module: nn.Module, images: Tensor, precision: str, device: torch.device) -> float:
-    started = time.perf_counter()
-    with autocast(precision, device):
-        loss = module(images).float().square().mean()
-    loss.backward()
-    module.zero_grad(set_to_none=True)
+    with torch.inference_mode(not learns), autocast(precision, device):
+        answers = module(images)
+        loss = answers.float().square().mean() if learns else None
+    if loss is not None:
+        loss.backward()
+        module.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started

@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.base_models import first_line
 from finetune.loop import Epoch
 from finetune.settings import TrainSettings
-from fmx.errors import SurroundingsError
+from fmx.errors import SurroundingsError, first_line
 
 CURVES = ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "rows_per_second", "waiting")
 

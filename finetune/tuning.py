@@ -15,12 +15,11 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
-from finetune.base_models import first_line
 from finetune.loop import Fit
 from finetune.settings import METHOD_DEFAULTS, TrainSettings, check_settings
 from finetune.training import train_run
 from fmx import storage
-from fmx.errors import ModelError, SurroundingsError, UsageError
+from fmx.errors import ModelError, SurroundingsError, UsageError, first_line
 
 Say = Callable[[str], None]
 CONFIG = "best.toml"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.heads import AUXILIARY_HEADS, find_head
-from fmx.errors import ModelError
+from fmx.errors import ModelError, first_line
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
@@ -38,7 +38,7 @@ def read_state(path: Path) -> State:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ModelError(f"{path} cannot be read as weights: {reason}", hint="Only plain tensors are loaded, never pickled code.") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -109,6 +109,11 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise
 
 
+def first_line(error: BaseException) -> str:
+    """Give an error's first line, or its name when it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def nearest_names(name: str, known: list[str], count: int = 3) -> str:
     """Give the known names nearest to a mistyped one, joined for a hint (empty when nothing is near)."""
     import difflib

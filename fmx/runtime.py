@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmx.errors import PackageError, SurroundingsError, UsageError, missing_extra
+from fmx.errors import PackageError, SurroundingsError, UsageError, first_line, missing_extra
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -46,7 +46,7 @@ def open_session(model: Path | bytes, *, threads: int, device: str = "cpu", spin
         session = onnxruntime.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # onnxruntime raises many kinds, all from its native part
         name = "the model" if isinstance(model, bytes) else Path(model).name
-        raise PackageError(f"ONNX Runtime cannot open {name}: {str(error).splitlines()[0]}", hint="fmx doctor shows the versions.") from error
+        raise PackageError(f"ONNX Runtime cannot open {name}: {first_line(error)}", hint="fmx doctor shows the versions.") from error
     if provider not in session.get_providers():
         raise SurroundingsError(f"ONNX Runtime could not start {provider}.", hint="fmx doctor says what is missing.")
     return session

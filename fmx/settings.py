@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fmx.errors import UsageError, missing_extra, nearest_names
+from fmx.errors import UsageError, first_line, missing_extra, nearest_names
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -59,7 +59,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = _parse(path)
     except (ValueError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint="It must be YAML, TOML, or a run.json.") from error
+        raise UsageError(f"{path} cannot be read: {first_line(error)}", hint="It must be YAML, TOML, or a run.json.") from error
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = {key: value for key, value in content["settings"].items() if key != "name"}
     if not isinstance(content, dict):

@@ -13,7 +13,7 @@ from typing import Any
 
 from fmx.data.source import SPLIT_NAMES, SPLITS, Item, Source, label_items, sort_labels
 from fmx.data.splitting import complete_splits
-from fmx.errors import DataError, missing_extra, nearest_names
+from fmx.errors import DataError, first_line, missing_extra, nearest_names
 
 PREFIX = "hf:"
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -67,7 +67,7 @@ def _load(name: str) -> Any:
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
             raise DataError(f"{name} is read by one of its configurations: {_listed(error)}", hint=f"Name one: {PREFIX}{name}:CONFIG") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         if path.exists():
             raise DataError(
                 f"{path} cannot be read as a data set ({reason}).", hint="Give a folder that Dataset.save_to_disk wrote, or hub files."
