@@ -30,7 +30,7 @@ from fmx.contract import ImageInput
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 LIBRARIES = (*host.REPORTED_LIBRARIES, "transformers", "peft", "accelerate")
 PROBES = (("efficientnet_lite0", "ImageNet", "digits", 64, 0.1), ("resnet18", "random", "MNIST", 64, 0.1))
-"""(model, weights, data, pixels, the classic loop's rate: of 0.01, 0.03, 0.1, 0.3 and 1 the best on validation rows over three seeds)"""
+"""(model, weights, data, pixels, the classic loop's rate)"""
 SHAPES = {"resnet50": (32, 1), "efficientnet_lite0": (32, 1), "resnet18": (32, 1), "mobilenet_v3_large": (32, 1), "vit_b_16": (8, 1)}
 """Images a step and steps a turn."""
 LONG_TURNS = (("vit_b_16", "bf16", (8, 4)), ("resnet50", "fp32", (32, 1)), ("mobilenet_v3_large", "fp32", (32, 3)))

@@ -1,8 +1,8 @@
 """Where torch computes, and the C library's heap when that is a CPU.
 
 Every step frees and takes the same few hundred megabytes of activations. The GNU C library gives large blocks back to the system each time,
-and the system hands them out again page by page, zeroed. With batches of 32 that was a third of a training step and more than half of an
-answer, measured on ResNet-50 and MobileNetV3-large. Keeping them costs the room between blocks, up to a quarter of the peak.
+and the system hands them out again page by page, zeroed: at a batch of 32 a quarter of a step of MobileNetV3-large and half of one of
+ResNet-50 (benchmarks/README.md). Keeping them costs the room between blocks.
 """
 
 from __future__ import annotations
