@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,32 +103,27 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
     first = next((i for i, stage in enumerate(stages) if state is not None and stage.name == state.facts["stage"]), 0)
     done = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in saved["stages"].items()}
     fits = [Fit(done[stage.name]) for stage in stages[:first]]
-    trackers = (
-        Trackers(job.folder, job.settings, sum(len(fit.epochs) for fit in fits) + len(state.facts["epochs"] if state else ()))
-        if job.world.is_first
-        else None
-    )
-    for stage in stages[first:]:
-        ready = _prepare_stage(job, stage, inputs, saved)
-        if stage is stages[-1]:
-            job = replace(job, settings=ready.settings)
+    logged = sum(len(fit.epochs) for fit in fits) + len(state.facts["epochs"] if state else ())
+    with closing(Trackers(job.folder, job.settings, logged)) if job.world.is_first else nullcontext() as trackers:
+        for stage in stages[first:]:
+            ready = _prepare_stage(job, stage, inputs, saved)
+            if stage is stages[-1]:
+                job = replace(job, settings=ready.settings)
+                _write_training(job, saved)
+            trainer = Trainer(ready.plan, ready.objective, ready.settings, stage.name, stage.epochs(ready.settings), job.world, job.say)
+            if state is not None:
+                trainer.restore(state)
+                job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
+            elif job.world.is_first:
+                parameters = list(ready.plan.module.parameters())
+                trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+                check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=3 if ready.settings.ema else 2)
+            state = None
+            saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
+            fits.append(_run_stage(job, trainer, fits, trackers, watch if stage is stages[-1] else None))
+            ready.plan.finish()
+            saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
             _write_training(job, saved)
-        trainer = Trainer(ready.plan, ready.objective, ready.settings, stage.name, stage.epochs(ready.settings), job.world, job.say)
-        if state is not None:
-            trainer.restore(state)
-            job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
-        elif job.world.is_first:
-            parameters = list(ready.plan.module.parameters())
-            trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-            check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=3 if ready.settings.ema else 2)
-        state = None
-        saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
-        fits.append(_run_stage(job, trainer, fits, trackers, watch if stage is stages[-1] else None))
-        ready.plan.finish()
-        saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
-        _write_training(job, saved)
-    if trackers is not None:
-        trackers.close()
     return _finish(job, ready.plan, fits, saved, meter)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from finetune.averaging import mean_state
 from finetune.combination import make_ensemble, make_soup
 from finetune.evaluation import eager_logits, evaluate_run
 from finetune.explanation import RunExplainer, last_feature_map
+from finetune.loop import Fit
 from finetune.network import build_network, restore_network
 from finetune.selection import k_center, select_images
 from finetune.training import train_run
@@ -223,3 +225,14 @@ def test_search_on_unusable_data_ends_at_once_and_another_study_of_that_name_is_
     tune("t", trials=1, **options)
     with pytest.raises(UsageError, match="--size"):
         tune("t", trials=2, **{**options, "size": 40})
+
+
+def test_training_that_is_broken_off_leaves_no_thread_behind(digit_folder: MakeFolder) -> None:
+    """TensorBoard's writer has a thread, which wrote on into a folder that was gone already."""
+
+    def stop(fit: Fit) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(on_epoch=stop, data=str(digit_folder(2, 20)), size=32, epochs=2, method="linear-probe")
+    assert not [thread for thread in threading.enumerate() if type(thread).__name__ == "_AsyncWriterThread"]
