@@ -32,9 +32,12 @@ import onnx
 import torch
 
 from benchmarks.readme import write_readme
-from export import measure, quantize, rewrite
-from export.calibration import RowReader, choose_rows
-from export.graph import export_body, serving_graph
+from export import measure, rewrite
+from export.calibration import choose_rows, chunks
+from export.exporter import export_body
+from export.graph import NORMALISED, serving_graph
+from export.pipeline import export_package
+from export.start import normalised
 from finetune.evaluation import eager_probabilities
 from finetune.network import restore_network
 from fmx import host
@@ -82,16 +85,19 @@ def compare_quantisation() -> dict[str, Any]:
     plain.CopyFrom(body)
     rewrite.pool_reduced_maps(body)
     chosen = rows["train"].images[choose_rows(rows["train"], 256, info.settings["seed"])]
-    exact = quantize.input_quantisation(info.input) is not None
+    with tempfile.TemporaryDirectory() as folder:
+        package = export_package(run.folder, out=folder, quantize="int8", max_drop=100.0, on_miss="fp32")
+        own = next(variant for variant in package.manifest.variants if variant.name != "fp32")
+        int8 = onnx.load(package.folder / own.file)
     models = {
         "fp32": serving_graph(body, contract, "0" * 64),
-        "fmx": serving_graph(quantize.quantize_body(body, chosen, info.input), contract, "0" * 64, rows_are_quantised=exact),
+        "fmx": int8,
         "ort defaults": serving_graph(ort_quantised(plain, chosen, info, {}), contract, "0" * 64),
         "ort u8s8 per channel": serving_graph(ort_quantised(plain, chosen, info, uint8_per_channel()), contract, "0" * 64),
     }
     predictors = {name: Predictor(model.SerializeToString(), contract, threads=host.usable_cpus()) for name, model in models.items()}
     test: Rows = rows["test"]
-    measured = {name: measure.measure_variant(item, test.images, test.labels, eager, name) for name, item in predictors.items()}
+    measured = {name: measure.measure_answers(item.run_all(test.images), eager, test, info.labels, (64,)) for name, item in predictors.items()}
     latency = measure.measure_latency(predictors, test.images, BATCHES)
     return {
         "run": {"model": info.model, "size": info.input.height, "rows": len(test), "eager accuracy": info.accuracy.value},
@@ -117,13 +123,19 @@ def uint8_per_channel() -> dict[str, Any]:
 
 def ort_quantised(body: onnx.ModelProto, images: np.ndarray, info: Any, options: dict[str, Any]) -> onnx.ModelProto:
     """Quantise a body as its user would by onnxruntime's documentation: pre-process, then `quantize_static`."""
-    from onnxruntime.quantization import quant_pre_process, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, quant_pre_process, quantize_static
+
+    class RowReader(CalibrationDataReader):  # type: ignore[misc]
+        feeds = ({NORMALISED: chunk} for chunk in chunks(images, lambda rows: normalised(rows, info.input)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
 
     with tempfile.TemporaryDirectory() as name:
         source, prepared, target = (str(Path(name) / file) for file in ("a.onnx", "b.onnx", "c.onnx"))
         onnx.save(body, source)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, target, RowReader(images, info.input), **options)
+        quantize_static(prepared, target, RowReader(), **options)
         return onnx.load(target)
 
 

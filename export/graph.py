@@ -1,85 +1,26 @@
-"""From the eager network to ONNX: the body through torch.onnx, and around it the preprocessing and softmax that make raw rows its input.
+"""A body (normalised float rows to logits) as a graph that serves: raw rows in, probabilities out, the contract in its metadata.
 
-The body is exported alone (normalised float rows to logits) because that is what is quantised; `serving_graph` then wraps either body.
+The body is exported alone (export/exporter.py) because that is what is quantised; `serving_graph` then wraps either form of it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from finetune.network import Network
 from fmx.contract import ImageInput, ModelContract
-from fmx.errors import ExportError
+from fmx.errors import ExportError, first_line
+
+if TYPE_CHECKING:
+    from export.start import Start
 
 ROWS = "images"
 NORMALISED = "normalised"
 LOGITS = "logits"
 BATCH = "batch"
-
-
-def export_body(network: Network, spec: ImageInput, opset: int) -> onnx.ModelProto:
-    """Export the body: `normalised` float32 [batch, 3, height, width] to `logits` float32 [batch, classes], the batch axis dynamic.
-
-    Raises:
-        ExportError: torch cannot export the model, wrote another opset than asked, or lost the dynamic batch.
-    """
-    body = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
-    example = torch.zeros(2, 3, spec.height, spec.width)
-    try:
-        with _quiet_exporter():
-            program = torch.onnx.export(
-                body,
-                (example,),
-                dynamo=True,
-                external_data=False,
-                opset_version=opset,
-                dynamic_shapes=({0: BATCH},),
-                input_names=[NORMALISED],
-                output_names=[LOGITS],
-                verbose=False,
-            )
-    except Exception as error:  # the exporter wraps whatever its passes raise
-        raise ExportError(f"torch.onnx cannot export this model: {str(error).splitlines()[0]}", hint="fmx --debug export shows where.") from error
-    if program is None:
-        raise ExportError("torch.onnx returned no graph.", hint="fmx --debug export shows more.")
-    model = onnx.load_from_string(program.model_proto.SerializeToString())
-    _check_opset(model, opset)
-    _check_batch_axis(model)
-    return strip_metadata(model)
-
-
-@contextlib.contextmanager
-def _quiet_exporter():  # type: ignore[no-untyped-def]
-    """Keep the exporter's progress lines and deprecation warnings off the user's screen; errors still raise."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logger = logging.getLogger("torch.onnx")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _check_opset(model: onnx.ModelProto, asked: int) -> None:
-    written = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if written != asked:
-        raise ExportError(f"Opset {asked} was asked for and torch.onnx wrote {written}.", hint=f"Use --opset {written}.")
-
-
-def _check_batch_axis(model: onnx.ModelProto) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.shape.dim[0].dim_param != BATCH:
-            raise ExportError(f"The batch axis of {value.name} is not dynamic in the exported graph.", hint="This model cannot be batched by fmx.")
 
 
 def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -95,25 +36,31 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_digest: str, *, rows_are_quantised: bool = False) -> onnx.ModelProto:
+def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_digest: str, start: Start | None = None) -> onnx.ModelProto:
     """Wrap a body so that it takes raw rows and gives probabilities: uint8 [batch, height, width, 3] to float32 [batch, labels].
 
     Args:
         body: from `export_body`, or its quantised form.
         contract: written into the file's metadata with its digest.
         contract_digest: see `fmx.package.contract_digest`.
-        rows_are_quantised: the body was quantised with `quantize.input_quantisation(spec)`, so a raw row already is its first
-            activation, and neither float normalisation nor quantisation of the input is needed.
+        start: the body was quantised to read raw rows (`export.start`), so neither float normalisation nor quantisation of the input is
+            needed.
+
+    Raises:
+        ExportError: the graph is not valid ONNX.
     """
     model = onnx.ModelProto()
     model.CopyFrom(body)
     graph, spec = model.graph, contract.input
     transposed = "rows_chw"
     before = [helper.make_node("Transpose", [ROWS], [transposed], "rows_to_channels_first", perm=[0, 3, 1, 2])]
-    if rows_are_quantised:
-        _feed_quantised_rows(graph, transposed)
-    else:
+    if start is None:
         before += _normalising_nodes(graph, spec, transposed)
+    else:
+        _feed_quantised_rows(graph, transposed)
+        if start.constant is not None:
+            before = [*_constant_channel(graph, start.constant), *before]
+            before[-1].input[0] = "rows_with_constant"
     after = [helper.make_node("Softmax", [LOGITS], [contract.output.name], "probabilities_of_logits", axis=-1)]
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:]
@@ -121,14 +68,26 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     graph.input.append(helper.make_tensor_value_info(ROWS, TensorProto.UINT8, [BATCH, spec.height, spec.width, 3]))
     graph.output.append(helper.make_tensor_value_info(contract.output.name, TensorProto.FLOAT, [BATCH, len(contract.labels)]))
     graph.name = contract.task
+    del graph.value_info[:]  # a quantiser's notes on shapes need not hold any more
     model.producer_name, model.producer_version = "fmx", ""
     strip_metadata(model)
     helper.set_model_props(model, {"fmx.task": contract.task, "fmx.labels": "\n".join(contract.labels), "fmx.contract_digest": contract_digest})
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"The exported graph is not valid ONNX: {str(error).splitlines()[0]}", hint="fmx --debug export shows more.") from error
+        raise ExportError(f"The exported graph is not valid ONNX: {first_line(error)}", hint="fmx --debug export shows more.") from error
     return model
+
+
+def _constant_channel(graph: onnx.GraphProto, pixel: int) -> list[onnx.NodeProto]:
+    """Give every pixel of the raw rows a fourth, constant channel."""
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 0, 1], np.int64), "one_channel_behind"),
+            numpy_helper.from_array(np.array(pixel, np.uint8), "constant_pixel"),
+        ]
+    )
+    return [helper.make_node("Pad", [ROWS, "one_channel_behind", "constant_pixel"], ["rows_with_constant"], "append_constant_channel")]
 
 
 def _normalising_nodes(graph: onnx.GraphProto, spec: ImageInput, source: str) -> list[onnx.NodeProto]:

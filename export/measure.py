@@ -5,27 +5,31 @@ Everything is measured through `fmx.predictor.Predictor`, the object that serves
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from finetune.network import Network
-from fmx.contract import Interval, Latency, Parity
-from fmx.errors import ExportError
+from fmx import statistics
+from fmx.contract import Comparison, Interval, Latency, Parity
+from fmx.data.rows import Rows
+from fmx.errors import ExportError, first_line
 from fmx.host import usable_cpus
 from fmx.predictor import Predictor
-from fmx.progress import Advance, progress
-from fmx.statistics import accuracy_of, softmax
+from fmx.progress import progress
+from fmx.statistics import accuracy_of, paired_drop, softmax
+from fmx.timing import ROUNDS, interleaved
 
 PARITY_BATCHES = (1, 2, 7)
 PARITY_LIMIT = 1e-3
 """Largest difference of a probability between eager torch and the fp32 graph; rounding alone stays below 1e-5."""
 
+NOTHING_WRITTEN = "Nothing was written."
+
 LATENCY_BATCHES = (1, 8)
-ROUNDS = 15
-ROUND_SECONDS = 0.05
+QUICK_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ class Measured:
     accuracy: Interval
     drop: float
     parity: Parity
+    comparison: Comparison
     probabilities: np.ndarray
+    recalls: tuple[float, ...]
+    """Of each class; 0 where it has no rows."""
 
 
 def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> None:
@@ -54,44 +61,86 @@ def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> 
         rows = np.resize(images, (size, *images.shape[1:]))
         with torch.inference_mode():
             expected = softmax(network(torch.from_numpy(rows)).numpy())
-        difference = float(np.abs(predictor.run(rows) - expected).max())
+        try:
+            answers = predictor.run(rows)
+        except Exception as error:  # onnxruntime raises what its native part says
+            raise ExportError(f"The exported graph does not run at batch {size}: {first_line(error)}", hint=NOTHING_WRITTEN) from error
+        difference = float(np.abs(answers - expected).max())
         if not difference <= PARITY_LIMIT:
             raise ExportError(
                 f"The exported graph does not compute what the model computes: at batch {size} a probability differs by {difference:.4f}.",
-                hint="This model does not survive torch.onnx as it is; nothing was written.",
+                hint=f"This model does not survive torch.onnx as it is. {NOTHING_WRITTEN}",
             )
 
 
-def measure_variant(predictor: Predictor, images: np.ndarray, labels: np.ndarray, eager: np.ndarray, what: str) -> Measured:
-    """Measure a variant on the test rows.
+def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, classes: tuple[str, ...], batches: tuple[int, ...]) -> Measured:
+    """Measure a variant by its answers to the test rows.
 
     Args:
-        predictor: the variant.
-        images: uint8 [n, height, width, 3].
-        labels: int64 [n].
-        eager: the eager network's probabilities, float [n, classes].
-        what: names the progress bar.
+        probabilities: the variant's, float [n, classes].
+        eager: the eager network's, float [n, classes].
+        rows: the test rows.
+        classes: their names.
+        batches: sizes of the batches that the variant ran in.
     """
-    with progress(what, len(images)) as advance:
-        probabilities = predictor.run_all(images, advance)
-    accuracy = accuracy_of(probabilities, labels)
-    parity = Parity(
-        rows=len(images),
-        batch_sizes=PARITY_BATCHES,
-        top1_agreement=float((probabilities.argmax(axis=1) == eager.argmax(axis=1)).mean()),
-        max_difference=float(np.abs(probabilities - eager).max()),
+    labels, said, reference = rows.labels, probabilities.argmax(axis=1), eager.argmax(axis=1)
+    drop, low, high = paired_drop(reference == labels, said == labels)
+    worst, lost, support = statistics.worst_class(reference, said, labels, len(classes))
+    same = float((said == reference).mean())
+    parity = Parity(rows=len(labels), batch_sizes=batches, top1_agreement=same, max_difference=float(np.abs(probabilities - eager).max()))
+    comparison = Comparison(
+        drop_low=round(low, 4),
+        drop_high=round(high, 4),
+        p_value=round(statistics.mcnemar_p(reference == labels, said == labels), 6),
+        changed=round(1.0 - same, 6),
+        worst_class=classes[worst],
+        worst_class_drop=round(lost, 4),
+        worst_class_rows=support,
+        calibration_error=round(statistics.calibration_error(probabilities, labels), 6),
+        eager_calibration_error=round(statistics.calibration_error(eager, labels), 6),
     )
-    drop = 100.0 * (accuracy_of(eager, labels).value - accuracy.value)
-    return Measured(accuracy, round(drop, 4), parity, probabilities)
+    table = statistics.class_table(statistics.confusion_matrix(said, labels, len(classes)), classes)
+    recalls = tuple(float(row["recall"]) for row in table)
+    return Measured(accuracy_of(probabilities, labels), round(drop, 4), parity, comparison, probabilities, recalls)
 
 
-def measure_latency(predictors: dict[str, Predictor], images: np.ndarray, batches: tuple[int, ...]) -> dict[str, tuple[Latency, ...]]:
+def check_batches(predictor: Predictor, images: np.ndarray, name: str) -> None:
+    """Check that a row's answer does not depend on its company. Raises: `ExportError`."""
+    for size, difference in company_differences(predictor, images).items():
+        if not difference <= PARITY_LIMIT:
+            raise ExportError(f"{name} answers a batch of {size} rows otherwise than single rows (by {difference:.4f}).", hint=NOTHING_WRITTEN)
+
+
+def rows_are_independent(predictor: Predictor, images: np.ndarray) -> bool:
+    """Say whether a row's answer is the same whatever rows are beside it; dynamic int8, whose scale is the batch's, seldom is."""
+    return all(difference <= PARITY_LIMIT for difference in company_differences(predictor, images).values())
+
+
+def company_differences(predictor: Predictor, images: np.ndarray) -> dict[int, float]:
+    """Give the largest difference of a probability between batches of 2 and 7 rows and the same rows alone, by the batch's size."""
+    chosen = np.linspace(0, len(images) - 1, max(PARITY_BATCHES)).astype(int)
+    rows = images[chosen]
+    alone = np.concatenate([predictor.run(rows[i : i + 1]) for i in range(len(rows))])
+    return {size: float(np.abs(predictor.run(rows[:size]) - alone[:size]).max()) for size in PARITY_BATCHES[1:]}
+
+
+def quick_speed_up(reference: Predictor, other: Predictor, images: np.ndarray, batch: int) -> float:
+    """Say how many times as fast as a reference another graph is at a batch, from a few interleaved rounds; for a search, not for a manifest."""
+    rows = np.resize(images, (batch, *images.shape[1:]))
+    times = interleaved({"reference": lambda: reference.run(rows), "other": lambda: other.run(rows)}, QUICK_ROUNDS)
+    return round(float(np.median(times["reference"]) / np.median(times["other"])), 3)
+
+
+def measure_latency(
+    predictors: dict[str, Predictor], images: np.ndarray, batches: tuple[int, ...], reference: str = "fp32"
+) -> dict[str, tuple[Latency, ...]]:
     """Time the variants interleaved, in rounds of at least 50 ms a side, so that whatever disturbs the machine disturbs all of them.
 
     Args:
-        predictors: by variant; `fp32` must be one of them.
+        predictors: by variant.
         images: real rows, repeated to fill a batch.
         batches: batch sizes.
+        reference: the one that speed-ups are over.
 
     Returns:
         For each variant one `Latency` a batch size, with the median and minimum over single calls.
@@ -100,8 +149,8 @@ def measure_latency(predictors: dict[str, Predictor], images: np.ndarray, batche
     with progress("timing", ROUNDS * len(batches), "rounds") as advance:
         for batch in batches:
             rows = np.resize(images, (batch, *images.shape[1:]))
-            times = _interleaved(predictors, rows, advance)
-            reference = float(np.median(times["fp32"]))
+            times = interleaved({name: partial(predictor.run, rows) for name, predictor in predictors.items()}, ROUNDS, advance)
+            base = float(np.median(times[reference]))
             for name, seconds in times.items():
                 median = float(np.median(seconds))
                 measured[name].append(
@@ -110,24 +159,7 @@ def measure_latency(predictors: dict[str, Predictor], images: np.ndarray, batche
                         threads=usable_cpus(),
                         median_ms=round(1e3 * median, 4),
                         minimum_ms=round(1e3 * min(seconds), 4),
-                        speed_up=round(reference / median, 3),
+                        speed_up=round(base / median, 3),
                     )
                 )
     return {name: tuple(latencies) for name, latencies in measured.items()}
-
-
-def _interleaved(predictors: dict[str, Predictor], rows: np.ndarray, advance: Advance) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in predictors}
-    for predictor in predictors.values():
-        for _ in range(3):
-            predictor.run(rows)
-    for _ in range(ROUNDS):
-        for name, predictor in predictors.items():
-            predictor.run(rows)
-            until = time.perf_counter() + ROUND_SECONDS
-            while time.perf_counter() < until or len(times[name]) < 3:
-                started = time.perf_counter()
-                predictor.run(rows)
-                times[name].append(time.perf_counter() - started)
-        advance(1)
-    return times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from export.audit import Audit
 from export.measure import Measured
+from export.ort_format import ORT_FORMATS, ort_format
 from export.reference import reference_statistics
 from export.settings import ExportSettings
 from export.subject import Subject
@@ -25,7 +28,14 @@ from fmx.report import charts, render
 from fmx.run import Run
 
 GOLDEN_ROWS = 8
-PRECISION = {"fp32": "float32", "int8": "uint8 activations, int8 weights"}
+CLASSES_SHOWN = 20
+PRECISION = {
+    "fp32": "float32",
+    "fp16": "float16, float32 inputs and outputs",
+    "int8": "uint8 activations, int8 weights",
+    "int8-generic": "uint8 activations, int8 weights of 7 bits",
+    "int8-arm64": "int8 activations, int8 weights",
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,15 @@ class Candidate:
     model: onnx.ModelProto
     measured: Measured
     latency: tuple[Latency, ...]
+    """Empty where this host is not of the variant's kind."""
     requires: Requires
+    providers: tuple[str, ...]
     why: str
+    exact: bool
+    """It is run here without the saturation that this CPU would show and its own hosts do not."""
+    audit: Audit
+    trials: list[dict[str, Any]]
+    """What the search for it tried."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class Recipe:
 
     choices: dict[str, Any]
     digest: str
-    calibration: np.ndarray
+    calibration: np.ndarray | None
 
 
 def write_package(target: Path, candidates: list[Candidate], subject: Subject, recipe: Recipe, settings: ExportSettings) -> Path:
@@ -73,15 +90,15 @@ def write_package(target: Path, candidates: list[Candidate], subject: Subject, r
             "recipe": recipe.choices,
             "contract_digest": recipe.digest,
             "rows": {
-                **({"calibration": _fingerprint(subject.rows["train"], recipe.calibration)} if settings.quantize != "none" else {}),
+                **({} if recipe.calibration is None else {"calibration": _fingerprint(subject.rows["train"], recipe.calibration)}),
                 "validation": subject.rows["validation"].fingerprint,
                 "test": test.fingerprint,
             },
-            "run": _origin(subject.run),
+            "run": {**_origin(subject.run), **({"pruned_run": recipe.choices["pruning"]["pruned_run"]} if recipe.choices["pruning"] else {})},
             "tools": host.library_versions(),
             "created": host.now(),
         }
-        _write_reports(folder, fields)
+        _write_reports(folder, fields, candidates, settings)
         write_manifest(folder, fields)
     return target
 
@@ -89,13 +106,20 @@ def write_package(target: Path, candidates: list[Candidate], subject: Subject, r
 def _write_variant(folder: Path, candidate: Candidate) -> Variant:
     file = f"model.{candidate.name}.onnx"
     storage.write_bytes(folder / file, candidate.model.SerializeToString(deterministic=True))
+    ort_file = None
+    if candidate.name in ORT_FORMATS:
+        ort_file = f"model.{candidate.name}.ort"
+        storage.write_bytes(folder / ort_file, ort_format(candidate.model, ORT_FORMATS[candidate.name]))
     return Variant(
         name=candidate.name,  # type: ignore[arg-type]
         file=file,
+        ort_file=ort_file,
         sha256=storage.sha256_file(folder / file),
         bytes=(folder / file).stat().st_size,
         precision=PRECISION[candidate.name],
         requires=candidate.requires,
+        providers=candidate.providers,
+        comparison=candidate.measured.comparison,
         accuracy=candidate.measured.accuracy,
         drop=candidate.measured.drop,
         parity=candidate.measured.parity,
@@ -110,9 +134,8 @@ def _write_golden_rows(folder: Path, candidates: list[Candidate], contract: Mode
         rows = test.images[np.linspace(0, len(test) - 1, GOLDEN_ROWS).astype(int)]
     else:
         rows = np.random.default_rng(0).integers(0, 256, (GOLDEN_ROWS, *test.images.shape[1:]), dtype=np.uint8)
-    answers = {
-        candidate.name: Predictor(folder / f"model.{candidate.name}.onnx", contract, threads=host.usable_cpus()).run(rows) for candidate in candidates
-    }
+    threads = host.usable_cpus()
+    answers = {one.name: Predictor(folder / f"model.{one.name}.onnx", contract, threads=threads, exact=one.exact).run(rows) for one in candidates}
     np.savez(folder / "golden.npz", allow_pickle=False, rows=rows, **answers)
 
 
@@ -137,23 +160,63 @@ def _origin(run: Run) -> dict[str, Any]:
     }
 
 
-def _write_reports(folder: Path, fields: dict[str, Any]) -> None:
+def _write_reports(folder: Path, fields: dict[str, Any], candidates: list[Candidate], settings: ExportSettings) -> None:
     variants: tuple[Variant, ...] = fields["variants"]
+    timed = [variant for variant in variants if variant.latency]
+    at = next(item.batch for item in timed[0].latency if item.batch == settings.batch)
     storage.write_text(
         folder / "report.html",
         render(
             "package.html.j2",
             package=fields,
             host=host.describe(),
+            command=command_of(fields["run"]["name"], settings),
+            audits={one.name: one.audit for one in candidates},
+            trials={one.name: one.trials for one in candidates if one.trials},
+            front=charts.front({v.name: _place(v, at) for v in timed}, f"latency at batch {at} (ms)", "accuracy (%)"),
             size_chart=charts.bars({v.name: v.bytes / 1e6 for v in variants}, "size", "MB"),
             latency_charts=[
-                charts.bars({v.name: v.latency[i].median_ms for v in variants}, f"latency at batch {at.batch} (median)", "ms")
-                for i, at in enumerate(variants[0].latency)
+                charts.bars({v.name: v.latency[i].median_ms for v in timed}, f"latency at batch {each.batch} (median)", "ms")
+                for i, each in enumerate(timed[0].latency)
             ],
             accuracy_chart=charts.intervals(
-                {v.name: (v.accuracy.low, v.accuracy.value, v.accuracy.high) for v in variants}, "accuracy with 95 % interval"
+                {v.name: (v.accuracy.low, v.accuracy.value, v.accuracy.high) for v in variants if v.accuracy}, "accuracy with 95 % interval"
             ),
+            classes=_class_changes(candidates, fields["labels"]),
         ),
     )
-    report = {"name": fields["name"], "host": host.describe(), "variants": [v.model_dump(mode="json") for v in variants], "recipe": fields["recipe"]}
+    report = {
+        "name": fields["name"],
+        "host": host.describe(),
+        "command": command_of(fields["run"]["name"], settings),
+        "variants": [v.model_dump(mode="json") for v in variants],
+        "recipe": fields["recipe"],
+        "trials": {one.name: one.trials for one in candidates if one.trials},
+        "audit": {one.name: one.audit.as_json() for one in candidates},
+    }
     storage.write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+def command_of(run: str, settings: ExportSettings) -> str:
+    """Write the command that repeats an export."""
+    parts = ["fmx", "export", run]
+    for key, value in settings.model_dump(exclude_defaults=True, exclude={"name", "force"}).items():
+        option = f"--{key.replace('_', '-')}"
+        if isinstance(value, bool):
+            parts.append(option if value else f"--no-{option.removeprefix('--')}")
+        else:
+            parts += [option, ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(parts)
+
+
+def _place(variant: Variant, batch: int) -> tuple[float, float, float]:
+    """Give a variant's milliseconds at a batch, accuracy in percent, and megabytes."""
+    median = next(item.median_ms for item in variant.latency if item.batch == batch)
+    return median, 100 * variant.accuracy.value if variant.accuracy else 0.0, variant.bytes / 1e6
+
+
+def _class_changes(candidates: list[Candidate], labels: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Give each class's recall a variant, the classes that change most first."""
+    recalls = {one.name: one.measured.recalls for one in candidates}
+    rows = [{"label": label, "recalls": {name: values[i] for name, values in recalls.items()}} for i, label in enumerate(labels)]
+    return sorted(rows, key=lambda row: -float(np.ptp(list(row["recalls"].values()))))[:CLASSES_SHOWN]  # type: ignore[attr-defined]

@@ -1,27 +1,33 @@
-"""The story of an export: run, rows, graph, parity, int8, measurement, verdict, package. `fmx export` and `fmx.export` are this function."""
+"""The story of an export: run, rows, pruning, float graph, variants, measurement, verdict, package. `fmx export` and `fmx.export` are this."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from export import measure, quantize, rewrite
-from export.calibration import choose_rows
-from export.graph import export_body, serving_graph
+from export import measure
+from export.audit import audit_graph
+from export.float_graph import NO_DIGEST, draw_float, open_graph
+from export.graph import serving_graph
 from export.package_writer import Candidate, Recipe, write_package
+from export.pruning import prune_run
 from export.settings import ExportSettings, check_settings
-from export.subject import Subject, open_subject
-from export.verdict import judge_int8, refuse_or_go_on
+from export.stages import Stages
+from export.subject import Subject, key_of_run, open_subject
+from export.target import TARGETS, Target, resolve_targets
+from export.variants import Bench, Body, build_body, deadline_of
+from export.verdict import Verdict, judge_reference, judge_variant, refuse_or_go_on
+from finetune.network import restore_network
 from fmx import storage
-from fmx.contract import ModelContract, Requires
-from fmx.host import VNNI_FLAGS, has_vnni, usable_cpus
+from fmx.contract import Latency, Requires
+from fmx.errors import BudgetError, ExportError
 from fmx.package import Package, contract_digest, load_package
-from fmx.predictor import Predictor
-from fmx.run import find_run, load_run
+from fmx.predictor import EVALUATION_BATCH, Predictor
+from fmx.run import Run, find_run, load_run
 
 Say = Callable[[str], None]
 
@@ -37,7 +43,7 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
 
     Raises:
         UsageError, DataError, ExportError, PackageError: see `fmx.errors`.
-        BudgetError: int8 missed its budget or is not faster, and `on_miss` is `fail`. In every case the packages stay as they were.
+        BudgetError: what was asked for was not reached, and `on_miss` is `fail`. In every case the packages stay as they were.
     """
     settings = check_settings(options)
     say = say or _nothing
@@ -46,66 +52,130 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
     name = storage.check_name(settings.name) if settings.name else storage.next_name(packages, source_run.info.model)
     storage.check_free(packages / name, force=settings.force)
 
-    subject = open_subject(source_run, say)
-    recipe = _recipe(settings, subject)
-    digest = contract_digest({**subject.contract.model_dump(mode="json"), "recipe": recipe})
-    body = export_body(subject.network, subject.contract.input, settings.opset)
-    pooled = rewrite.pool_reduced_maps(body)
-    say(f"Exported with torch.onnx, opset {settings.opset}" + (f"; {pooled} mean reductions written as pooling." if pooled else "."))
-
-    models = {"fp32": serving_graph(body, subject.contract, digest)}
-    predictors = {"fp32": _predictor(models["fp32"], subject.contract)}
-    measure.check_parity(subject.network, predictors["fp32"], subject.rows["test"].images)
-    say("Parity with the eager model holds at batch sizes 1, 2 and 7.")
-    calibration = choose_rows(subject.rows["train"], settings.calibration_rows, source_run.info.settings["seed"])
-    if settings.quantize == "int8":
-        say(f"Calibrating int8 on {len(calibration)} training rows.")
-        models["int8"] = _int8_graph(body, subject, calibration, digest)
-        predictors["int8"] = _predictor(models["int8"], subject.contract)
-
-    candidates = _measure(models, predictors, subject, settings)
-    package = write_package(packages / name, candidates, subject, Recipe(recipe, digest, calibration), settings)
+    stages, deadline = Stages(), deadline_of(settings)
+    bench = _open_bench(open_subject(source_run, stages, say), settings, stages, deadline, say)
+    bodies, refusals = _build_bodies(bench)
+    recipe = _recipe(bench, bodies, refusals)
+    digest = contract_digest({**bench.contract.model_dump(mode="json"), "recipe": recipe})
+    models = {"fp32": serving_graph(bench.graph.body, bench.contract, digest)}
+    models |= {body.target.variant: serving_graph(body.model, bench.contract, digest, body.start) for body in bodies}
+    candidates = _measure(models, bodies, bench)
+    calibration = bench.calibration_rows() if any(body.recipe["method"] == "static" for body in bodies) else None
+    package = write_package(packages / name, candidates, bench.subject, Recipe(recipe, digest, calibration), settings)
     storage.point_latest(package)
     return load_package(package)
+
+
+def targets_of(settings: ExportSettings) -> tuple[str, ...]:
+    """Name the targets that get a variant beside fp32."""
+    if settings.quantize == "none":
+        return ()
+    return ("cuda",) if settings.quantize == "fp16" else resolve_targets(settings.target)
 
 
 def _nothing(line: str) -> None:
     """Say nothing."""
 
 
-def _recipe(settings: ExportSettings, subject: Subject) -> dict[str, Any]:
-    if settings.quantize == "none":
-        return {"pruning": None, "quantisation": None, "opset": settings.opset}
-    exact = quantize.input_quantisation(subject.contract.input) is not None
-    quantisation = {**quantize.RECIPE, "calibration_rows": settings.calibration_rows, "raw_rows_are_the_quantised_input": exact}
-    return {"pruning": None, "quantisation": quantisation, "opset": settings.opset}
+def _build_bodies(bench: Bench) -> tuple[list[Body], dict[str, str]]:
+    """Build what was asked for; a variant that cannot be built ends the export, unless fp32 will do too, and is then named with the reason."""
+    bodies: list[Body] = []
+    refusals: dict[str, str] = {}
+    for name in targets_of(bench.settings):
+        try:
+            bodies.append(build_body(bench, name))
+        except ExportError as error:
+            if bench.settings.on_miss != "fp32" and bench.settings.quantize != "auto":
+                raise
+            reason = error.message.partition(":")[0]  # what is behind the colon may hold a path of this machine
+            bench.say(f"{TARGETS[name].variant} is left out: {error.message}")
+            refusals[TARGETS[name].variant] = reason
+    return bodies, refusals
 
 
-def _int8_graph(body: onnx.ModelProto, subject: Subject, calibration: np.ndarray, digest: str) -> onnx.ModelProto:
-    spec = subject.contract.input
-    quantised = quantize.quantize_body(body, subject.rows["train"].images[calibration], spec)
-    exact = quantize.input_quantisation(spec) is not None
-    return serving_graph(quantised, subject.contract, digest, rows_are_quantised=exact)
+def _open_bench(subject: Subject, settings: ExportSettings, stages: Stages, deadline: float, say: Say) -> Bench:
+    """Prune where that is asked for, and draw the float graph; the eager answers stay those of the dense network."""
+    dense, pruned_from = None, None
+    pruned = _pruned(subject, settings, deadline, say)
+    if pruned is not None:
+        whole = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].images, settings.opset, stages)
+        dense = open_graph(serving_graph(whole.body, subject.contract, NO_DIGEST), subject.contract)
+        subject = replace(subject, network=restore_network(pruned), key=key_of_run(pruned))
+        structure = pruned.info.structure or {}
+        pruned_from = {**(pruned.info.pruned_from or {}), "pruned_run": pruned.info.name, "structure": structure}
+    graph = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].images, settings.opset, stages)
+    if graph.refused:
+        say(f"torch's dynamo exporter was not taken: {graph.refused}")
+    say(f"Exported with torch.onnx ({graph.exporter}), opset {settings.opset}; parity with the eager model holds at batch sizes 1, 2 and 7.")
+    fp32 = open_graph(serving_graph(graph.body, subject.contract, NO_DIGEST), subject.contract)
+    return Bench(subject, graph, fp32, dense, settings, stages, say, deadline, pruned_from)
 
 
-def _predictor(model: onnx.ModelProto, contract: ModelContract) -> Predictor:
-    return Predictor(model.SerializeToString(), contract, threads=usable_cpus())
+def _pruned(subject: Subject, settings: ExportSettings, deadline: float, say: Say) -> Run | None:
+    """Prune; with `--on-miss fp32` a pruning that no budget allows leaves the dense network."""
+    if settings.prune is None:
+        return None
+    try:
+        return prune_run(subject, settings, deadline, say)
+    except BudgetError as error:
+        if settings.on_miss != "fp32":
+            raise
+        say(f"The dense network is exported: {error.message}")
+        return None
 
 
-def _measure(models: dict[str, onnx.ModelProto], predictors: dict[str, Predictor], subject: Subject, settings: ExportSettings) -> list[Candidate]:
-    """Measure every variant and order them: an accepted int8 first, then fp32, then whatever was not accepted."""
-    test = subject.rows["test"]
-    measured = {
-        name: measure.measure_variant(predictor, test.images, test.labels, subject.eager, f"evaluating {name}")
-        for name, predictor in predictors.items()
-    }
+def _recipe(bench: Bench, bodies: list[Body], refusals: dict[str, str]) -> dict[str, Any]:
+    graph = {"exporter": bench.graph.exporter, "opset": bench.settings.opset, "other_exporter_refused": bench.graph.refused or None}
+    variants: dict[str, Any] = {body.target.variant: body.recipe for body in bodies}
+    variants |= {name: {"refused": reason} for name, reason in refusals.items()}
+    return {"pruning": bench.pruned_from, "graph": graph, "quantisation": variants or None}
+
+
+def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Bench) -> list[Candidate]:
+    """Measure every variant and order them: the accepted in the order of their targets, then fp32, then whatever was not accepted."""
+    settings, test, eager = bench.settings, bench.subject.rows["test"], bench.subject.eager["test"]
+    targets = {body.target.variant: body.target for body in bodies}
+    predictors = {name: _opened(model, targets.get(name), bench) for name, model in models.items()}
+    measured, verdicts = {}, {}
+    for name, predictor in predictors.items():
+        measure.check_batches(predictor, test.images, name)
+        answers = predictor.run_all(test.images)
+        measured[name] = measure.measure_answers(answers, eager, test, bench.contract.labels, (*measure.PARITY_BATCHES, EVALUATION_BATCH))
+    timed = {name: predictor for name, predictor in predictors.items() if name == "fp32" or targets[name].is_here}
+    if bench.dense is not None:
+        timed["dense"] = bench.dense
     batches = tuple(sorted({*measure.LATENCY_BATCHES, settings.batch}))
-    latency = measure.measure_latency(predictors, test.images, batches)
-    fp32 = Candidate("fp32", models["fp32"], measured["fp32"], latency["fp32"], Requires(), "The reference, and what any CPU can run.")
-    if "int8" not in models:
-        return [fp32]
-    verdict = judge_int8(measured["int8"], latency["int8"], settings)
-    refuse_or_go_on(verdict, settings)
-    requires = Requires(any_cpu_flag=VNNI_FLAGS if has_vnni() else ())
-    int8 = Candidate("int8", models["int8"], measured["int8"], latency["int8"], requires, verdict.why)
-    return [int8, fp32] if verdict.accepted else [fp32, int8]
+    latency = measure.measure_latency(timed, test.images, batches, "dense" if bench.dense is not None else "fp32")
+    for name, model in models.items():
+        given: tuple[Latency, ...] = latency.get(name, ())
+        if name == "fp32":
+            verdicts[name] = judge_reference(measured[name], given, model.ByteSize(), settings, pruned=bench.dense is not None)
+        else:
+            verdicts[name] = judge_variant(measured[name], given, latency["fp32"], model.ByteSize(), settings, targets[name].requires.device)
+    refuse_or_go_on(verdicts, settings)
+    order = sorted(models, key=lambda name: _place(name, verdicts))
+    trials = {body.target.variant: body.trials for body in bodies}
+    return [
+        Candidate(
+            name=name,
+            model=models[name],
+            measured=measured[name],
+            latency=latency.get(name, ()),
+            requires=targets[name].requires if name in targets else Requires(),
+            providers=(targets[name] if name in targets else TARGETS["generic"]).providers,
+            why=verdicts[name].why,
+            exact=name in targets and not targets[name].is_here,
+            audit=audit_graph(models[name]),
+            trials=trials.get(name, []),
+        )
+        for name in order
+    ]
+
+
+def _opened(model: onnx.ModelProto, target: Target | None, bench: Bench) -> Predictor:
+    return open_graph(model, bench.contract, exact=target is not None and not target.is_here)
+
+
+def _place(name: str, verdicts: dict[str, Verdict]) -> int:
+    """Sort accepted variants before fp32 and others behind it."""
+    return 1 if name == "fp32" else 0 if verdicts[name].accepted else 2

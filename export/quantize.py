@@ -1,111 +1,159 @@
-"""Static int8 for x86: QDQ, uint8 activations, int8 weights per channel, calibrated on training rows, biases corrected.
+"""Static int8 as QDQ: a float body, the ranges of its activations and a choice of how, in; a quantised body out.
 
-S8S8, ONNX Runtime's default, leaves half of a MobileNet in float on x86 (docs/decisions.md); uint8 activations fuse completely.
+What is chosen, and by which measure, is export/search.py's.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import QuantFormat, QuantType, quant_pre_process, quantize_static
+from onnx import TensorProto
+from onnxruntime.quantization import QuantType, quant_pre_process
+from onnxruntime.quantization.calibrate import TensorData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from export.bias_correction import correct_biases
-from export.calibration import RowReader
+from export.calibration import Ranges
 from export.graph import NORMALISED
-from fmx.contract import ImageInput
+from export.rewrite import absorb_factors, open_hard_activations
+from export.start import Start
 from fmx.errors import ExportError, first_line
-from fmx.progress import progress
 
-RECIPE: dict[str, Any] = {
-    "method": "static",
-    "format": "QDQ",
-    "activations": "uint8",
-    "weights": "int8",
-    "per_channel": True,
-    "ranges": "minmax",
-    "bias_correction": True,
-}
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators with weights."""
 
 
-def input_quantisation(spec: ImageInput) -> tuple[float, int] | None:
-    """Give the (scale, zero point) under which a raw uint8 row is the quantised normalised row, or None.
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers are written. Which of them a CPU multiplies exactly and fast: export/target.py."""
 
-    Normalisation with one mean and one std is `(pixel - mean) / std`, and dequantisation is `(q - zero_point) * scale`: for a whole mean
-    they are the same function.
+    activations: str = "uint8"
+    weights: str = "int8"
+    per_channel: bool = True
+    reduce_range: bool = False
+    """7-bit weights: without VNNI, x86 adds two products of 8 x 8 bits in 16 bits, which saturates."""
+
+    def as_recipe(self) -> dict[str, Any]:
+        """Give what the manifest says about it."""
+        return {"method": "static", "format": "QDQ", **asdict(self)}
+
+
+TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Translate what ONNX Runtime's tools raise, plain exceptions of many kinds."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot quantise this model: {first_line(error)}", hint="Use --quantize none.") from error
+
+
+def prepare_body(body: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring a float body into the form that is quantised: hard activations opened, batch norms folded, constants folded.
+
+    Raises:
+        ExportError: ONNX Runtime cannot read it, or left a batch norm behind a convolution (it only logs when its optimisation fails).
     """
-    mean, std = spec.mean[0], spec.std[0]
-    if spec.mean != (mean,) * 3 or spec.std != (std,) * 3 or mean != int(mean) or not 0 <= mean <= 255:
-        return None
-    return 1.0 / std, int(mean)
+    opened = onnx.ModelProto()
+    opened.CopyFrom(body)
+    open_hard_activations(opened)
+    with tempfile.TemporaryDirectory(prefix="fmx-prepare-") as name, translated_errors():
+        folder = Path(name)
+        onnx.save(opened, folder / "body.onnx")
+        quant_pre_process(str(folder / "body.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
+        prepared = onnx.load(folder / "prepared.onnx")
+    _check_folded(prepared)
+    return prepared
 
 
-def quantize_body(body: onnx.ModelProto, images: np.ndarray, spec: ImageInput) -> onnx.ModelProto:
-    """Quantise an exported body.
+def layers_of(prepared: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """List the nodes that have constant weights, in graph order."""
+    constants = {tensor.name for tensor in prepared.graph.initializer}
+    return [node for node in prepared.graph.node if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in constants]
+
+
+def quantize_body(
+    prepared: onnx.ModelProto, ranges: Ranges, scheme: Scheme, *, start: Start | None = None, keep_float: tuple[str, ...] = ()
+) -> onnx.ModelProto:
+    """Quantise a prepared body.
 
     Args:
-        body: float, `normalised` to `logits`.
-        images: calibration rows, uint8 [n, height, width, 3].
-        spec: how they are normalised.
+        prepared: from `prepare_body`; `normalised` to `logits`. It is not changed.
+        ranges: of its activations, from `export.calibration.collect_ranges`.
+        scheme: how numbers are written.
+        start: the input's scale and zero point are exactly these.
+        keep_float: names of nodes that stay float.
 
     Returns:
-        A QDQ model with the same input and output.
+        A QDQ model with the same input, output and node names.
 
     Raises:
         ExportError: ONNX Runtime cannot quantise it, or the result holds float weights where it should not.
     """
-    with tempfile.TemporaryDirectory(prefix="fmx-int8-") as name:
-        folder = Path(name)
-        prepared_file, quantised_file = folder / "prepared.onnx", folder / "int8.onnx"
-        onnx.save(body, folder / "body.onnx")
-        try:
-            quant_pre_process(str(folder / "body.onnx"), str(prepared_file), skip_symbolic_shape=True)
-            prepared = onnx.load(prepared_file)
-            _check_folded(prepared)
-            with progress("calibrating", len(images)) as advance:
-                quantize_static(
-                    str(prepared_file),
-                    str(quantised_file),
-                    RowReader(images, spec, advance),
-                    quant_format=QuantFormat.QDQ,
-                    activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
-                    per_channel=True,
-                    extra_options=_options(spec),
-                )
-        except ExportError:
-            raise
-        except Exception as error:  # onnxruntime's quantiser raises plain exceptions of many kinds
-            raise ExportError(f"ONNX Runtime cannot quantise this model: {first_line(error)}", hint="Use --quantize none.") from error
-        quantised = onnx.load(quantised_file)
-    correct_biases(prepared, quantised, images, spec)
-    _check_quantised(quantised)
+    model = onnx.ModelProto()
+    model.CopyFrom(prepared)
+    found = {name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32)) for name, (low, high) in ranges.items()}
+    with translated_errors():
+        quantiser = QDQQuantizer(
+            model,
+            scheme.per_channel,
+            scheme.reduce_range,
+            TYPES[scheme.weights],
+            TYPES[scheme.activations],
+            found,
+            [],
+            list(keep_float),
+            sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            _options(start),
+        )
+        quantiser.quantize_model()
+        quantiser.model.topological_sort()
+        quantised: onnx.ModelProto = quantiser.model.model
+    absorb_factors(quantised)
+    check_quantised(quantised, keep_float)
     return quantised
 
 
-def _options(spec: ImageInput) -> dict[str, Any]:
-    exact = input_quantisation(spec)
-    if exact is None:
+def _options(start: Start | None) -> dict[str, Any]:
+    """Give the input its own scale and zero point; raw rows are bytes, whatever the scheme's activations are."""
+    if start is None:
         return {}
-    override = {"quant_type": QuantType.QUInt8, "scale": np.array(exact[0], np.float32), "zero_point": np.array(exact[1], np.uint8)}
-    return {"TensorQuantOverrides": {NORMALISED: [override]}}
+    scale, zero = np.array(start.scale, np.float32), np.array(start.zero_point, np.uint8)
+    return {"TensorQuantOverrides": {NORMALISED: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]}}
 
 
 def _check_folded(model: onnx.ModelProto) -> None:
-    """ONNX Runtime only logs when its optimisation fails; a batch norm that is left behind a Conv tells."""
-    convolved = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    convolved = {node.output[0] for node in model.graph.node if node.op_type == "Conv" and readers[node.output[0]] == 1}
     left = [node.name for node in model.graph.node if node.op_type == "BatchNormalization" and node.input[0] in convolved]
     if left:
         raise ExportError(f"{len(left)} batch norms were not folded into their convolutions ({left[0]}, ...).", hint="Use --quantize none.")
 
 
-def _check_quantised(model: onnx.ModelProto) -> None:
-    """An int8 file whose weights are float is a failure that looks like a success."""
-    float_weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1}
-    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+def check_quantised(model: onnx.ModelProto, keep_float: tuple[str, ...]) -> None:
+    """Refuse an int8 body whose weights are float: a failure that looks like a success.
+
+    Args:
+        model: a quantised body.
+        keep_float: the layers that were meant to stay float.
+
+    Raises:
+        ExportError: more than a tenth of the other layers read float weights.
+    """
+    float_weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1}
+    layers = [node for node in model.graph.node if node.op_type in LAYERS and node.name not in keep_float]
     left = [node for node in layers if len(node.input) > 1 and node.input[1] in float_weights]
     if layers and len(left) > 0.1 * len(layers):
         raise ExportError(f"{len(left)} of {len(layers)} layers kept float weights.", hint="This model cannot be quantised as it is.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.stages import Key, Stages, key_of
 from finetune.device import choose_device
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
@@ -15,6 +16,8 @@ from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError
 from fmx.run import Run
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,23 @@ class Subject:
     network: Network
     rows: dict[str, Rows]
     contract: ModelContract
-    eager: np.ndarray
-    """The eager network's probabilities on the test rows: float64 [n, classes]"""
+    eager: dict[str, np.ndarray]
+    """The run's eager network's probabilities on the validation and test rows: float64 [n, classes]"""
+    key: Key
+    """Of the network, for the stages that build on it."""
 
 
-def open_subject(run: Run, say: Callable[[str], None]) -> Subject:
+def key_of_run(run: Run) -> Key:
+    """Give the key of a run's network with its temperature."""
+    return key_of("network", weights=run.info.weights_sha256, temperature=run.info.temperature, input=run.info.input.model_dump(mode="json"))
+
+
+def key_of_answers(run: Run, split: str) -> Key:
+    """Give the key of a run's eager answers to a split."""
+    return key_of("eager", key_of_run(run), rows=run.info.rows[split].sha256)
+
+
+def open_subject(run: Run, stages: Stages, say: Say) -> Subject:
     """Open a run with its data.
 
     Raises:
@@ -46,6 +61,11 @@ def open_subject(run: Run, say: Callable[[str], None]) -> Subject:
                 hint="Bring the data back as they were, or train again with: fmx train",
             )
     network = restore_network(run)
-    eager = eager_probabilities(network, rows["test"], choose_device("cpu"))
+    eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
-    return Subject(run, network, rows, ModelContract(task=info.task, labels=info.labels, input=info.input), eager)
+    contract = ModelContract(task=info.task, labels=info.labels, input=info.input)
+    return Subject(run, network, rows, contract, eager, key_of_run(run))
+
+
+def _answers(network: Network, rows: Rows) -> Callable[[], np.ndarray]:
+    return lambda: eager_probabilities(network, rows, choose_device("cpu"))

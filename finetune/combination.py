@@ -54,6 +54,8 @@ def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None
     models = {(run.info.model, run.info.input.height) for run in members.runs}
     if len(models) > 1 or members.runs[0].info.members:
         raise UsageError("A soup averages weights, so its runs must have one model and one size.", hint="fmx ensemble takes different ones.")
+    if any(run.info.structure != members.runs[0].info.structure for run in members.runs):
+        raise UsageError("A soup averages weights, so its runs must be pruned alike, or not at all.", hint="fmx ensemble takes different ones.")
     networks = [_raw(run) for run in members.runs]
     states = [network.body.state_dict() for network in networks]
     chosen, best = [0], members.accuracies[0]
@@ -95,7 +97,7 @@ def make_ensemble(
     ensemble = Network(body, members.runs[0].info.input)
     accuracy = _validation_accuracy(ensemble.to(members.device), members)
     say(f"together: validation accuracy {accuracy:.2%}, the best alone {members.accuracies[0]:.2%}")
-    described = tuple(Member(model=run.info.model, input=run.info.input) for run in members.runs)
+    described = tuple(Member(model=run.info.model, input=run.info.input, structure=run.info.structure) for run in members.runs)
     return _write(ensemble, members.runs, members, out, name, "ensemble", described)
 
 
@@ -146,6 +148,7 @@ def _write(network: Network, kept: list[Run], members: Members, out: Path | None
         "task": first.task,
         "model": "ensemble" if described else first.model,
         "members": described,
+        "structure": None if described else first.structure,
         "weights_origin": f"{kind} of {names}",
         "labels": first.labels,
         "input": network.spec,

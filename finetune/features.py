@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,11 +20,6 @@ from fmx.errors import disk_errors
 from fmx.progress import progress
 
 BATCH = 64
-
-
-def cache_folder() -> Path:
-    """Return where derived data are kept: `FMX_CACHE`, or `.fmx/cache` in `FMX_HOME`."""
-    return Path(os.environ.get("FMX_CACHE") or storage.home() / ".fmx" / "cache")
 
 
 def cached_features(
@@ -49,7 +43,7 @@ def cached_features(
         precision: of the pass.
     """
     name = storage.sha256_bytes(f"{key} {precision} {rows.fingerprint.sha256} {rows.fingerprint.rows}".encode())
-    path = cache_folder() / "features" / f"{name}.npy"
+    path = storage.cache_home() / "features" / f"{name}.npy"
     if path.is_file():
         try:
             return torch.from_numpy(np.load(path, allow_pickle=False))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from finetune.base_models import BaseModel, build_base_model, try_size
 from finetune.ensemble import Ensemble
 from finetune.heads import Head, find_head, replace_head
+from finetune.structure import Structure, apply_structure
 from fmx.contract import ImageInput
 from fmx.errors import ModelError
 from fmx.run import Run
@@ -68,12 +69,11 @@ def continue_network(run: Run, size: int, labels: tuple[str, ...]) -> tuple[Netw
     origin = f"run {info.name} ({info.weights_origin})"
     spec = info.input.model_copy(update={"height": size, "width": size})
     base = BaseModel(base.module, origin, spec.mean, spec.std, spec.interpolation)
-    if info.labels == labels:
-        replace_head(base.module, len(labels))
-        _load(base.module, run)
-    else:
-        replace_head(base.module, len(info.labels))
-        _load(base.module, run)
+    replace_head(base.module, len(info.labels))
+    if info.structure is not None:
+        apply_structure(base.module, info.structure)
+    _load(base.module, run)
+    if info.labels != labels:
         replace_head(base.module, len(labels))
     return Network(base.module, spec), base, spec
 
@@ -90,10 +90,10 @@ def restore_network(run: Run, *, calibrated: bool = True) -> Network:
     """
     info = run.info
     if info.members:
-        bodies = [_bare(member.model, member.input.height, len(info.labels)) for member in info.members]
+        bodies = [_bare(member.model, member.input.height, len(info.labels), member.structure) for member in info.members]
         body: nn.Module = Ensemble(bodies, [member.input for member in info.members])
     else:
-        body = _bare(info.model, info.input.height, len(info.labels))
+        body = _bare(info.model, info.input.height, len(info.labels), info.structure)
     _load(body, run)
     network = Network(body, info.input).eval()
     if calibrated:
@@ -101,9 +101,11 @@ def restore_network(run: Run, *, calibrated: bool = True) -> Network:
     return network
 
 
-def _bare(model: str, size: int, classes: int) -> nn.Module:
+def _bare(model: str, size: int, classes: int, structure: Structure | None) -> nn.Module:
     base = build_base_model(model, "none", size)
     replace_head(base.module, classes)
+    if structure is not None:
+        apply_structure(base.module, structure)
     return base.module
 
 

@@ -6,11 +6,13 @@ Only data classes live here; `fmx/run.py` and `fmx/package.py` read and write th
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fmx import host
 from fmx.errors import PackageError
 
 SCHEMA_VERSION = 1
@@ -72,6 +74,20 @@ class Parity(Frozen):
     max_difference: float = Field(description="Largest absolute difference of a probability.")
 
 
+class Comparison(Frozen):
+    """A variant beside the eager fp32 model on the same rows, pair by pair."""
+
+    drop_low: float = Field(description="Lower end of the 95 % interval of the drop, in points (paired; Agresti and Min 2005).")
+    drop_high: float
+    p_value: float = Field(description="McNemar's exact test that both are right equally often.")
+    changed: float = Field(description="Share of rows whose first label changed.")
+    worst_class: str = Field(description="The class that loses most recall.")
+    worst_class_drop: float = Field(description="Points of its recall that are lost.")
+    worst_class_rows: int
+    calibration_error: float
+    eager_calibration_error: float
+
+
 class Latency(Frozen):
     """Milliseconds a call, measured at export beside the fp32 variant in one process."""
 
@@ -79,7 +95,7 @@ class Latency(Frozen):
     threads: int
     median_ms: float
     minimum_ms: float
-    speed_up: float = Field(description="fp32 median divided by this variant's median; 1.0 for fp32 itself.")
+    speed_up: float = Field(description="Median of the dense fp32 graph divided by this variant's median; 1.0 for that graph itself.")
 
 
 class Requires(Frozen):
@@ -87,21 +103,37 @@ class Requires(Frozen):
 
     device: Literal["cpu", "cuda"] = "cpu"
     any_cpu_flag: tuple[str, ...] = Field(default=(), description="The CPU must have one of these flags; none means any CPU.")
+    machine: tuple[str, ...] = Field(default=(), description="The machine must be one of these, such as aarch64; none means any.")
+
+    def met_by(self, device: str) -> bool:
+        """Say whether this host, used with `device`, is of the kind."""
+        flags = not self.any_cpu_flag or bool(host.cpu_flags() & set(self.any_cpu_flag))
+        return self.device in ("cpu", device) and flags and (not self.machine or platform.machine() in self.machine)
+
+    def __str__(self) -> str:
+        """Say in words what is required; empty where it is nothing."""
+        parts = [self.device if self.device != "cpu" else "", " or ".join(self.any_cpu_flag), " or ".join(self.machine)]
+        return ", ".join(part for part in parts if part)
 
 
 class Variant(Frozen):
     """One ONNX file of a package."""
 
-    name: Literal["fp32", "fp16", "int8", "int8-generic"]
+    name: Literal["fp32", "fp16", "int8", "int8-generic", "int8-arm64"]
     file: FileName
     sha256: Sha256
     bytes: int
     precision: str
     requires: Requires
-    accuracy: Interval
-    drop: float = Field(description="Accuracy of the eager fp32 model minus this variant's, in percentage points, on the same rows.")
-    parity: Parity
-    latency: tuple[Latency, ...]
+    providers: tuple[str, ...] = Field(default=("CPUExecutionProvider",), description="ONNX Runtime's, best first.")
+    accuracy: Interval | None = Field(default=None, description="None: not evaluated, for there were no labelled rows.")
+    drop: float | None = Field(
+        default=None, description="Accuracy of the eager fp32 model minus this variant's, in percentage points, on the same rows."
+    )
+    parity: Parity | None = None
+    comparison: Comparison | None = None
+    latency: tuple[Latency, ...] = Field(default=(), description="Empty: the speed was not measured, for the host of the export is of another kind.")
+    ort_file: FileName | None = Field(default=None, description="The same graph in ONNX Runtime's own format, for mobile builds.")
     why: str = Field(description="Why the variant stands where it stands in the list.")
 
 
@@ -144,6 +176,7 @@ class Member(Frozen):
 
     model: str
     input: ImageInput
+    structure: dict[str, Any] | None = Field(default=None, description="As of a run.")
 
 
 class RunInfo(Frozen):
@@ -154,6 +187,8 @@ class RunInfo(Frozen):
     task: str
     model: str
     members: tuple[Member, ...] = Field(default=(), description="Of an ensemble, whose model is `ensemble`.")
+    structure: dict[str, Any] | None = Field(default=None, description="Of a pruned network: its layers' widths and the blocks that are gone.")
+    pruned_from: dict[str, Any] | None = Field(default=None, description="Of a pruned network: the dense run, and how it was pruned.")
     weights_origin: str
     labels: tuple[str, ...]
     input: ImageInput

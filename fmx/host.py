@@ -21,6 +21,7 @@ REPORTED_LIBRARIES = (
     "onnxscript",
     "torch",
     "torchvision",
+    "torch-pruning",
     "timm",
     "bentoml",
 )

@@ -12,10 +12,10 @@ from typing import Any
 from fmx import storage
 from fmx.contract import Manifest, Variant, parse_contract
 from fmx.errors import PackageError
-from fmx.host import cpu_flags
 
 MANIFEST = "manifest.json"
-UNHASHED = (MANIFEST, "measurements")
+SIGNATURE = "signature.json"
+UNHASHED = (MANIFEST, "measurements", SIGNATURE)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Package:
     @staticmethod
     def fits(variant: Variant, device: str) -> bool:
         """Say whether this host, used with `device`, meets what a variant requires."""
-        flags = variant.requires.any_cpu_flag
-        return variant.requires.device in ("cpu", device) and (not flags or bool(cpu_flags() & set(flags)))
+        return variant.requires.met_by(device)
 
 
 def find_package(given: str | Path | None = None) -> Path:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def open_session(model: Path | bytes, *, threads: int, device: str = "cpu", spinning: bool = False) -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path | bytes, *, threads: int, device: str = "cpu", spinning: bool = False, exact: bool = False
+) -> onnxruntime.InferenceSession:
     """Open an ONNX file.
 
     Args:
@@ -21,6 +23,7 @@ def open_session(model: Path | bytes, *, threads: int, device: str = "cpu", spin
         threads: threads inside one operator.
         device: `cpu` or `cuda`; a device that is asked for and not there is an error, never a silent fall-back.
         spinning: let idle threads spin; faster alone, slower where cores are shared.
+        exact: never saturate in int8 products, as a CPU with VNNI does not, also where this one would; slower there.
 
     Raises:
         SurroundingsError: onnxruntime or the device is missing.
@@ -41,6 +44,8 @@ def open_session(model: Path | bytes, *, threads: int, device: str = "cpu", spin
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[provider])

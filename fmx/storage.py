@@ -26,6 +26,11 @@ def home() -> Path:
     return Path(os.environ.get("FMX_HOME") or ".")
 
 
+def cache_home() -> Path:
+    """Return where derived data are kept, which may be deleted at any time: `FMX_CACHE`, or `.fmx/cache` in `FMX_HOME`."""
+    return Path(os.environ.get("FMX_CACHE") or home() / ".fmx" / "cache")
+
+
 def check_name(name: str) -> str:
     """Return a run or package name that is safe as a folder name.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fmx.errors import FmxError
 from fmx.predictor import PackagePredictor
+from fmx.signature import verify_signature
 from serve import metrics
 from serve.batcher import MicroBatcher
 from serve.errors import DeadlineError, NotReadyError
@@ -103,9 +104,10 @@ class Engine:
     def _open(self) -> None:
         settings = self._settings
         try:
-            predictor = PackagePredictor.open(
-                package_path(settings), variant=settings.variant, threads=settings.worker_threads, device=settings.device
-            )
+            folder = package_path(settings)
+            if settings.verify_key is not None:
+                verify_signature(folder, public_key=settings.verify_key)
+            predictor = PackagePredictor.open(folder, variant=settings.variant, threads=settings.worker_threads, device=settings.device)
             difference = predictor.replay_golden_rows()
         except FmxError as error:
             self._refused = f"{error.message} {error.hint}".strip()

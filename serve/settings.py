@@ -30,6 +30,8 @@ class ServeSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auth: Literal["on", "off"] = "on"
     keys_file: Path | None = None
+    verify_key: Path | None = None
+    """Public key (PEM) that must have signed the package; one that it did not sign is not served."""
     workers: int = Field(default=1, ge=1, le=256)
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads a worker; default its equal part of the usable CPUs."""

@@ -116,6 +116,16 @@ def light_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="session")
+def light_package(light_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The light run exported to fp32."""
+    from export.pipeline import export_package
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("light-packages")))
+        yield export_package(light_run.folder)
+
+
+@pytest.fixture(scope="session")
 def small_package(small_home: Path, small_run: Run) -> Iterator[Package]:
     """The small run exported to int8; its accuracy is not the point, so the budget is wide."""
     from export.pipeline import export_package

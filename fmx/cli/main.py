@@ -10,7 +10,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from fmx.cli import data, keys
+from fmx.cli.bench import bench
+from fmx.cli.check import check
 from fmx.cli.combine import ensemble, soup
+from fmx.cli.compare import compare
 from fmx.cli.doctor import doctor
 from fmx.cli.eval import evaluate
 from fmx.cli.explain import explain
@@ -19,6 +22,7 @@ from fmx.cli.inspect import inspect
 from fmx.cli.predict import predict
 from fmx.cli.runs import runs
 from fmx.cli.serve import serve
+from fmx.cli.sign import sign
 from fmx.cli.train import train
 from fmx.cli.tune import tune
 from fmx.cli.verify import verify
@@ -43,6 +47,10 @@ app.command()(predict)
 app.command("eval")(evaluate)
 app.command()(verify)
 app.command()(inspect)
+app.command()(bench)
+app.command()(check)
+app.command()(compare)
+app.command()(sign)
 app.command()(serve)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")

@@ -72,6 +72,29 @@ def intervals(values: Mapping[str, tuple[float, float, float]], title: str) -> M
     return _svg(_WIDTH, 30 + 26 * len(values), parts, title)
 
 
+def front(values: Mapping[str, tuple[float, float, float]], x_label: str, y_label: str) -> Markup:
+    """Draw each name as a circle at (x, y), its area growing with the third value; those that no other beats in all three are darker."""
+    xs, ys, sizes = zip(*values.values(), strict=True)
+    low, high = _bounds(ys, 100.0)
+    x_high = max(xs) * 1.15
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        left = _LEFT + x / x_high * (_WIDTH - _LEFT - _RIGHT)
+        return left, _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [_axes(low, high, y_label, x_label)]
+    for tick in range(5):
+        parts.append(_text(place(x_high * tick / 4, low)[0], _HEIGHT - _BOTTOM + 15, f"{x_high * tick / 4:.3g}", "middle"))
+    for i, (name, (x, y, size)) in enumerate(values.items()):
+        left, top = place(x, y)
+        radius = 4 + 10 * math.sqrt(size / max(sizes))
+        beaten = any(other[0] <= x and other[1] >= y and other[2] <= size and other != (x, y, size) for other in values.values())
+        opacity = 0.25 if beaten else 0.7
+        parts.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="{radius:.1f}" fill="{COLOURS[i % len(COLOURS)]}" fill-opacity="{opacity}"/>')
+        parts.append(_text(left, top - radius - 4, f"{name}, {size:.3g} MB", "middle"))
+    return _svg(_WIDTH, _HEIGHT, parts, f"{y_label} by {x_label}")
+
+
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     """Draw a confusion matrix: true class down, predicted class across; shade is the share of the true class."""
     n = len(names)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from export.target import TARGETS, host_target
 from fmx.package import Package
 from tests.conftest import make_digit_folder
 from tests.e2e.conftest import BIN, Fmx, environment, runner
+
+INT8 = TARGETS[host_target()].variant
 
 
 def refused(result: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
@@ -70,13 +73,13 @@ def test_package_with_a_changed_byte(fmx: Fmx, small_package: Package, tmp_path:
     import shutil
 
     copy = Path(shutil.copytree(small_package.folder, tmp_path / "copy"))
-    data = bytearray((copy / "model.int8.onnx").read_bytes())
+    data = bytearray((copy / f"model.{INT8}.onnx").read_bytes())
     data[5000] ^= 1
-    (copy / "model.int8.onnx").write_bytes(bytes(data))
+    (copy / f"model.{INT8}.onnx").write_bytes(bytes(data))
     for command in (("verify", str(copy)), ("inspect", str(copy)), ("eval", str(copy), "--data", "digits"), ("predict", str(copy), str(copy))):
         result = fmx(*command)
         assert result.returncode in (6, 2), result.stderr
-    refused(fmx("verify", str(copy)), 6, "model.int8.onnx")
+    refused(fmx("verify", str(copy)), 6, f"model.{INT8}.onnx")
 
 
 def test_damaged_run_file(fmx: Fmx, tmp_path: Path) -> None:

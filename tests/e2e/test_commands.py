@@ -9,14 +9,19 @@ from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from export.exporter import export_body
+from export.target import TARGETS, host_target
 from finetune.network import restore_network
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.run import find_run, load_run
 from tests.e2e.conftest import Server, environment, runner, serving
+
+INT8 = TARGETS[host_target()].variant
 
 IMAGES = 12
 
@@ -161,7 +166,7 @@ def test_eval_verify_inspect_doctor_and_version_answer(home: Path) -> None:
     assert evaluated["accuracy"] == manifest["variants"][0]["accuracy"]
     assert "labels" in fmx("inspect").stdout
     verified = json.loads(fmx("verify", "--json").stdout)
-    assert set(verified["golden_rows"]) == {"int8", "fp32"}
+    assert set(verified["golden_rows"]) == {INT8, "fp32"}
     assert fmx("verify").stdout.rstrip().endswith("Next: bentoml serve")
     doctor = json.loads(fmx("doctor", "--json").stdout)
     assert doctor["extras"]["serve"] == []
@@ -181,3 +186,89 @@ def test_help_loads_no_heavy_library_and_core_and_service_load_no_torch() -> Non
     for code in checks:
         done = subprocess.run([sys.executable, "-c", code], env=environment(Path.cwd()), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_bench_times_a_package_and_a_file(home: Path) -> None:
+    fmx = runner(home)
+    answer = fmx("bench", "latest", "--batch", "1,4", "--seconds", "0.2", "--json")
+    assert answer.returncode == 0, answer.stderr
+    timings = json.loads(answer.stdout)["timings"]
+    assert set(timings) == {INT8, "fp32"}
+    assert [one["batch"] for one in timings["fp32"]] == [1, 4]
+    package = home / "packages" / "efficientnet_lite0-1"
+    table = fmx("bench", str(package / "model.fp32.onnx"), "--seconds", "0.2")
+    assert table.returncode == 0, table.stderr
+    assert "rows/s" in table.stdout
+    assert fmx("bench", "latest", "--batch", "none").returncode == 2
+    assert fmx("bench", "nowhere.onnx").returncode == 2
+
+
+def test_check_exits_5_for_a_file_that_should_not_be_used(home: Path) -> None:
+    fmx = runner(home)
+    package = home / "packages" / "efficientnet_lite0-1"
+    good = fmx("check", str(package / f"model.{INT8}.onnx"), "--json")
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["precision"] == "int8"
+    torn = home / "torn.onnx"
+    torn.write_bytes((package / "model.fp32.onnx").read_bytes()[:5000])
+    bad = fmx("check", str(torn))
+    assert bad.returncode == 5
+    assert "error" in bad.stdout
+    assert "Traceback" not in bad.stderr
+
+
+def test_compare_is_a_gate(home: Path) -> None:
+    fmx = runner(home)
+    same = fmx("compare", "latest", "latest", "--data", "digits", "--max-slower", "1000")
+    assert same.returncode == 0, same.stderr
+    assert "Nothing got worse" in same.stdout
+    exported = fmx("export", "--name", "plain")
+    assert exported.returncode == 0, exported.stderr
+    larger = fmx("compare", "efficientnet_lite0-1", "plain", "--data", "digits", "--max-slower", "1000000", "--json")
+    assert larger.returncode == 5
+    assert "larger" in json.loads(larger.stdout)["worse"][0]
+
+
+def test_dry_run_writes_nothing_and_says_what_is_kept(home: Path) -> None:
+    fmx = runner(home)
+    before = sorted(path.name for path in (home / "packages").iterdir())
+    kept = fmx("export", "--quantize", "int8", "--max-drop", "30", "--batch", "8", "--dry-run")
+    assert kept.returncode == 0, kept.stderr
+    assert kept.stdout.count("would run") == 1
+    other = fmx("export", "--quantize", "int8", "--max-drop", "29", "--batch", "8", "--dry-run", "--json")
+    stages = {one["stage"]: one["kept"] for one in json.loads(other.stdout)}
+    assert [stage for stage, is_kept in stages.items() if not is_kept] == [f"int8-{host_target()}", "measure"]
+    assert sorted(path.name for path in (home / "packages").iterdir()) == before
+
+
+def test_signed_package_is_verified_and_an_unsigned_one_not_served(home: Path, tmp_path: Path) -> None:
+    from tests.fmx.test_signature import write_keys
+
+    private, public = write_keys(tmp_path, "ours")
+    fmx = runner(home)
+    assert fmx("verify", "latest", "--key", str(public)).returncode == 6
+    signed = fmx("sign", "efficientnet_lite0-1", "--key", str(private))
+    assert signed.returncode == 0, signed.stderr
+    verified = fmx("verify", "efficientnet_lite0-1", "--key", str(public))
+    assert verified.returncode == 0, verified.stderr
+    assert "signature holds" in verified.stdout
+    assert fmx("sign", "latest", "--key", str(public)).returncode == 2
+    with serving(home, home / "packages" / "efficientnet_lite0-1", FMX_VERIFY_KEY=str(public)) as running:
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
+
+
+def test_file_from_elsewhere_becomes_a_package(home: Path, tmp_path: Path) -> None:
+    fmx = runner(home)
+    refused = fmx("export", "--from", "absent.onnx", "--labels", "a,b")
+    assert refused.returncode == 2
+    body = export_body(restore_network(load_run(find_run(home / "runs" / "latest"))), load_run(find_run(home / "runs" / "latest")).info.input, 20)
+    onnx.save(body, tmp_path / "theirs.onnx")
+    options = ("--labels", "0,1,2,3,4,5,6,7,8,9", "--mean", "127,127,127", "--std", "128,128,128", "--interpolation", "bicubic", "--name", "theirs")
+    made = fmx("export", "--from", str(tmp_path / "theirs.onnx"), "--data", "digits", *options)
+    assert made.returncode == 0, made.stderr
+    assert fmx("verify", "theirs").returncode == 0
+    measured = json.loads(fmx("eval", "theirs", "--data", "digits", "--json").stdout)
+    assert measured["rows_of_export"]
+    assert measured["accuracy"] == load_run(find_run(home / "runs" / "latest")).info.accuracy.model_dump()
+    assert fmx("export", "latest", "--from", "x.onnx", "--labels", "a").returncode == 2
+    assert fmx("export", "--labels", "a").returncode == 2

@@ -1,0 +1,112 @@
+"""From the eager network to ONNX, through one of torch's two exporters; what is written is checked against what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+
+from export.graph import BATCH, LOGITS, NORMALISED, strip_metadata
+from finetune.network import Network
+from fmx.contract import ImageInput
+from fmx.errors import ExportError, first_line
+
+Exporter = Literal["dynamo", "torchscript"]
+"""dynamo traces with torch.export, torchscript is the older one. Each exports models that the other gets wrong (pytorch#169178)."""
+
+DYNAMO_OPSETS = range(18, 24)
+"""Asked for an older one, dynamo writes 18 all the same."""
+
+TORCHSCRIPT_OPSETS = range(13, 21)
+
+
+def exporters_for(opset: int) -> tuple[Exporter, ...]:
+    """Name the exporters that write an opset of 13 to 23, best first."""
+    able = {"dynamo": opset in DYNAMO_OPSETS, "torchscript": opset in TORCHSCRIPT_OPSETS}
+    return tuple(name for name, is_able in able.items() if is_able)  # type: ignore[misc]
+
+
+def export_body(network: Network, spec: ImageInput, opset: int, exporter: Exporter = "dynamo") -> onnx.ModelProto:
+    """Export the body: `normalised` float32 [batch, 3, height, width] to `logits` float32 [batch, classes], the batch axis dynamic.
+
+    Raises:
+        ExportError: torch cannot export the model, wrote another opset than asked, or lost the dynamic batch.
+    """
+    body = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
+    example = torch.zeros(2, 3, spec.height, spec.width)  # an example of one row would be taken for a fixed batch (pytorch#148886)
+    try:
+        with _quiet_exporter(), torch.no_grad():
+            raw = _through_dynamo(body, example, opset) if exporter == "dynamo" else _through_torchscript(body, example, opset)
+    except Exception as error:  # the exporters wrap whatever their passes raise
+        raise ExportError(f"torch.onnx cannot export this model: {first_line(error)}", hint="fmx --debug export shows where.") from error
+    model = onnx.load_from_string(raw)
+    _check_opset(model, opset)
+    _check_batch_axis(model)
+    return strip_metadata(model)
+
+
+def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, opset: int) -> bytes:
+    program = torch.onnx.export(
+        body,
+        (example,),
+        dynamo=True,
+        external_data=False,
+        opset_version=opset,
+        dynamic_shapes=({0: BATCH},),
+        input_names=[NORMALISED],
+        output_names=[LOGITS],
+        verbose=False,
+    )
+    if program is None:
+        raise ExportError("torch.onnx returned no graph.", hint="fmx --debug export shows more.")
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, opset: int) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="fmx-export-") as folder:
+        path = Path(folder) / "body.onnx"
+        torch.onnx.export(
+            body,
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            dynamic_axes={NORMALISED: {0: BATCH}, LOGITS: {0: BATCH}},
+            input_names=[NORMALISED],
+            output_names=[LOGITS],
+        )
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's progress lines and deprecation warnings off the user's screen; errors still raise."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger = logging.getLogger("torch.onnx")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _check_opset(model: onnx.ModelProto, asked: int) -> None:
+    written = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if written != asked:
+        raise ExportError(f"Opset {asked} was asked for and torch.onnx wrote {written}.", hint=f"Use --opset {written}.")
+
+
+def _check_batch_axis(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.shape.dim[0].dim_param != BATCH:
+            raise ExportError(f"The batch axis of {value.name} is not dynamic in the exported graph.", hint="This model cannot be batched by fmx.")

@@ -1,0 +1,135 @@
+"""Two packages on the same rows: a gate for a pipeline that must not let a worse model pass. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmx import statistics
+from fmx.data import split_seed_of
+from fmx.errors import DataError
+from fmx.evaluation import labelled_rows
+from fmx.predictor import PackagePredictor
+from fmx.progress import progress
+from fmx.timing import interleaved
+
+BATCH = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much worse the new package may be."""
+
+    drop: float = 0.5
+    """Points of accuracy."""
+    slower: float = 10.0
+    """Percent of the old median latency at batch 1."""
+    larger: float = 10.0
+    """Percent of the old file's bytes."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What two packages came to, and what got worse, in sentences."""
+
+    facts: dict[str, Any]
+    worse: tuple[str, ...]
+
+
+def compare_packages(old: Path, new: Path, data: str, limits: Limits, *, variant: str | None = None, device: str = "auto") -> Compared:
+    """Compare two packages, each on the variant that this host would serve.
+
+    Args:
+        old: a package's folder.
+        new: another's.
+        data: a source's name or path; its test rows are used.
+        limits: what counts as worse.
+        variant: of both, in place of the first that fits.
+        device: auto, cpu or cuda.
+
+    Raises:
+        DataError: the data hold a label that a package does not know.
+    """
+    sides = {name: PackagePredictor.open(folder, variant=variant, device=device) for name, folder in (("old", old), ("new", new))}
+    worse = _contract_changes(sides["old"], sides["new"])
+    if any("Labels are gone" in sentence for sentence in worse):  # rows of those labels have no right answer in the new package
+        return Compared({"data": data, "worse": worse}, tuple(worse))
+    answers, first = {}, None
+    seed, group_by = _split_of(sides["old"], data)
+    for name, predictor in sides.items():
+        manifest = predictor.package.manifest
+        rows = labelled_rows(data, seed, group_by, manifest.input, manifest.labels, manifest.name)
+        with progress(f"evaluating {name}", len(rows)) as advance:
+            probabilities = predictor.run_all(rows.images, advance)
+        said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
+        labels = np.array([manifest.labels[i] for i in rows.labels])
+        if first is not None and first != rows.names:
+            raise DataError("The packages cannot be compared: each reads other rows of these data.", hint="Repair the files that one skips.")
+        first, answers[name] = rows.names, said
+    right = {name: said == labels for name, said in answers.items()}
+    drop, low, high = statistics.paired_drop(right["old"], right["new"])
+    medians = _medians(sides)
+    sizes = {name: predictor.variant.bytes for name, predictor in sides.items()}
+    slower, larger = (100.0 * (pair["new"] / pair["old"] - 1) for pair in (medians, sizes))
+    if drop > limits.drop:
+        worse.append(f"Accuracy fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}.")
+    if slower > limits.slower:
+        worse.append(f"A row takes {slower:.0f} % longer ({medians['old']:.2f} to {medians['new']:.2f} ms), more than {limits.slower:g} %.")
+    if larger > limits.larger:
+        worse.append(f"The file is {larger:.0f} % larger ({sizes['old'] / 1e6:.2f} to {sizes['new'] / 1e6:.2f} MB), more than {limits.larger:g} %.")
+    sums = {
+        name: {
+            "package": predictor.package.name,
+            "version": predictor.package.manifest.version,
+            "variant": predictor.variant.name,
+            "accuracy": statistics.wilson_interval(int(right[name].sum()), len(right[name])).model_dump(),
+            "median_ms": medians[name],
+            "bytes": sizes[name],
+        }
+        for name, predictor in sides.items()
+    }
+    paired = {
+        "drop": round(drop, 4),
+        "drop_low": round(low, 4),
+        "drop_high": round(high, 4),
+        "p_value": round(statistics.mcnemar_p(right["old"], right["new"]), 6),
+        "changed": round(float((answers["old"] != answers["new"]).mean()), 6),
+    }
+    return Compared({**sums, **paired, "data": data, "worse": worse}, tuple(worse))
+
+
+def _split_of(predictor: PackagePredictor, data: str) -> tuple[int, str | None]:
+    """Give the seed and the groups by which both sides' test rows are split off: the old package's."""
+    run = predictor.package.manifest.run
+    return split_seed_of(run), run.get("group_by") if data == run.get("data") else None
+
+
+def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]:
+    """Say what a caller of the old package would notice."""
+    before, after = old.contract, new.contract
+    changes = []
+    if before.task != after.task:
+        changes.append(f"The task is {after.task}, no longer {before.task}.")
+    gone = [label for label in before.labels if label not in after.labels]
+    if gone:
+        changes.append(f"Labels are gone: {', '.join(gone[:5])}.")
+    elif before.labels != after.labels[: len(before.labels)]:
+        changes.append("The order of the labels changed.")
+    for what in ("kind", "height", "width", "colour_order"):
+        old_value, new_value = getattr(before.input, what), getattr(after.input, what)
+        if old_value != new_value:
+            changes.append(f"The input's {what.replace('_', ' ')} is {new_value}, no longer {old_value}.")
+    if before.output != after.output:
+        changes.append("The output contract changed.")
+    return changes
+
+
+def _medians(sides: dict[str, PackagePredictor]) -> dict[str, float]:
+    """Time both on a row of their own size, interleaved: milliseconds."""
+    rows = {name: np.zeros((BATCH, *predictor.task.row_shape), np.uint8) for name, predictor in sides.items()}
+    times = interleaved({name: partial(predictor.run, rows[name]) for name, predictor in sides.items()})
+    return {name: round(1e3 * float(np.median(seconds)), 4) for name, seconds in times.items()}
