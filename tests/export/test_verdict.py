@@ -137,3 +137,12 @@ def test_wrong_options_are_usage_errors(options: dict[str, object]) -> None:
 
 def test_targets_are_joined_by_commas() -> None:
     assert check_settings({"quantize": "int8", "target": "vnni, generic"}).target == ("vnni", "generic")
+
+
+def test_pruning_that_is_not_faster_is_no_success_torch_pruning_149() -> None:
+    """Torch-Pruning#149, #33: fewer multiplications, and no less time. Time is what is judged."""
+    settings = check_settings({"prune": 0.3})
+    assert judge_reference(measured(0), timed(1.4), 1, settings, pruned=True).accepted
+    slow = judge_reference(measured(0), timed(0.97), 1, settings, pruned=True)
+    assert not slow.accepted
+    assert "did not make it faster" in slow.why
