@@ -9,7 +9,7 @@ import typer
 
 from fmx.cli import output
 from fmx.cli.bench import dimensions
-from fmx.errors import missing_extra
+from fmx.cli.signals import loading
 
 
 def check(
@@ -21,10 +21,8 @@ def check(
 
     Example: fmx check model.onnx
     """
-    try:
+    with loading("cpu,export", "Checking a file"):
         from export.check import check_file
-    except ImportError as error:
-        raise missing_extra("cpu,export", "Checking a file") from error
 
     checked = check_file(file, dimensions(dim or []))
     if json:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from fmx.cli import output
+from fmx.cli.signals import loading
 from fmx.cli.train import show_run
-from fmx.errors import missing_extra
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders or names; fmx runs lists them.")]
 Name = Annotated[str | None, typer.Option(help="Of the new run.", show_default="by kind and model")]
@@ -23,10 +23,8 @@ def soup(runs: Runs, name: Name = None, out: Out = None, device: Device = "auto"
 
     Example: fmx soup resnet18-1 resnet18-2 resnet18-3
     """
-    try:
+    with loading("train", "Averaging runs"):
         from finetune.combination import make_soup
-    except ImportError as error:
-        raise missing_extra("train", "Averaging runs") from error
     show_run(make_soup(runs, out=out, name=name, device=device, say=output.say), json)
 
 
@@ -35,8 +33,6 @@ def ensemble(runs: Runs, name: Name = None, out: Out = None, device: Device = "a
 
     Example: fmx ensemble resnet18-1 efficientnet_lite0-1 && fmx export
     """
-    try:
+    with loading("train", "Combining runs"):
         from finetune.combination import make_ensemble
-    except ImportError as error:
-        raise missing_extra("train", "Combining runs") from error
     show_run(make_ensemble(runs, out=out, name=name, device=device, say=output.say), json)

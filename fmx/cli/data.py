@@ -9,7 +9,8 @@ import typer
 
 from fmx import storage
 from fmx.cli import output
-from fmx.errors import DataError, missing_extra
+from fmx.cli.signals import loading
+from fmx.errors import DataError
 
 if TYPE_CHECKING:
     from fmx.data.check import DataCheck
@@ -68,10 +69,8 @@ def select(
     from fmx.run import find_run, load_run
 
     found = load_run(find_run(run))
-    try:
+    with loading("train", "Selecting images"):
         from finetune.selection import select_images
-    except ImportError as error:
-        raise missing_extra("train", "Selecting images") from error
     chosen = select_images(found, pool, count, device)
     if copy_to is not None:
         for number, (name, _) in enumerate(chosen, start=1):

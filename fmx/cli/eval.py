@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fmx.cli import output
-from fmx.errors import missing_extra
+from fmx.cli.signals import loading
 
 
 def evaluate(
@@ -32,11 +32,9 @@ def evaluate(
 
     found = find_model(model)
     if isinstance(found, Run):
-        try:
+        with loading("train", "Evaluating a run"):
             from finetune.device import choose_device
             from finetune.evaluation import evaluate_run
-        except ImportError as error:
-            raise missing_extra("train", "Evaluating a run") from error
 
         result = evaluate_run(found, data, choose_device(device), split_seed=split_seed, group_by=group_by)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fmx.cli import output
-from fmx.errors import missing_extra
+from fmx.cli.signals import loading
 
 
 def explain(
@@ -30,10 +30,8 @@ def explain(
     found = find_model(model)
     explainer: Explainer
     if isinstance(found, Run):
-        try:
+        with loading("train", "Explaining a run"):
             from finetune.explanation import RunExplainer
-        except ImportError as error:
-            raise missing_extra("train", "Explaining a run") from error
         explainer = RunExplainer(found)
     else:
         explainer = PackageExplainer(found)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmx.cli import output
-from fmx.errors import UsageError, missing_extra
+from fmx.cli.signals import loading
+from fmx.errors import UsageError
 
 if TYPE_CHECKING:
     from fmx.contract import Variant
@@ -75,11 +76,9 @@ def export(
 
     check_settings(options)  # before torch is loaded, which takes seconds
     find_run(run)
-    try:
+    with loading("train,export", "Exporting"):
         from export.pipeline import export_package
         from export.plan import planned_stages
-    except ImportError as error:
-        raise missing_extra("train,export", "Exporting") from error
 
     if dry_run:
         stages = planned_stages(run, **options)
@@ -117,10 +116,8 @@ def _import(run: str | None, file: Path, options: dict[str, Any], out: Path | No
         raise UsageError(f"{what} has no place beside --from.", hint=f"These have: {', '.join('--' + key for key in taken)}.")
     if options["labels"] is None:
         raise UsageError("--from needs --labels.", hint="A file with one label a line, or the labels joined by commas.")
-    try:
+    with loading("train,export", "Importing"):
         from export.foreign import import_model
-    except ImportError as error:
-        raise missing_extra("train,export", "Importing") from error
 
     package = import_model(file, out=out, say=output.say, **{key: options[key] for key in taken})
     if json:

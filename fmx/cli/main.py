@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from fmx.cli import data, keys
+from fmx.cli import data, keys, signals
 from fmx.cli.bench import bench
 from fmx.cli.check import check
 from fmx.cli.combine import ensemble, soup
@@ -75,14 +73,17 @@ def options(
 
 def main() -> None:
     """Run the command line; every way out is an exit code of design: 0, 1 to 7, 130, 143."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.install()
     try:
         with disk_errors("fmx"):
             _check_rooms()
             app()
-    except FmxError as error:
-        _exit(error)
     except Exception as error:
+        code = signals.exit_code_asked_for()
+        if code is not None:
+            sys.exit(code)
+        if isinstance(error, FmxError):
+            _exit(error)
         if _debugging():
             raise
         message = f"Something unforeseen went wrong: {type(error).__name__}: {error}"
@@ -93,10 +94,6 @@ def _check_rooms() -> None:
     misplaced = misplaced_rooms()
     if misplaced:
         raise SurroundingsError(f"fmx's own packages are hidden by: {', '.join(misplaced)}.", hint="Rename that folder, or start fmx elsewhere.")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _debugging() -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmx.cli import output
+from fmx.cli.signals import loading
 from fmx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,12 +104,8 @@ def train(
 
         options = {**read_config(config), **{key: value for key, value in options.items() if value is not None}}
     check_settings(options)  # before torch is loaded, which takes seconds
-    try:
+    with loading("train", "Training"):
         from finetune.training import train_run
-    except ImportError as error:
-        from fmx.errors import missing_extra
-
-        raise missing_extra("train", "Training") from error
 
     if seeds > 1 and resume is not None:
         raise UsageError("--seeds begins new runs, --resume goes on with one.", hint="Leave one of them out.")

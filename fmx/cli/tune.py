@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fmx.cli import output
-from fmx.errors import missing_extra
+from fmx.cli.signals import loading
 
 
 def tune(
@@ -39,11 +39,9 @@ def tune(
     given = {"data": data, "model": model, "method": method, "epochs": epochs, "size": size, "device": device, "seed": seed}
     searched = tuple(one.replace("-", "_") for one in search or ())
     options = {**(read_config(config) if config else {}), **{key: value for key, value in given.items() if value is not None}}
-    try:
+    with loading("train", "Tuning"):
         from finetune.tuning import CONFIG, default_search
         from finetune.tuning import tune as search_settings
-    except ImportError as error:
-        raise missing_extra("train", "Tuning") from error
     if config is not None:  # a run.json gives every setting; what is searched is not taken from it
         options = {key: value for key, value in options.items() if key not in (searched or default_search(str(options.get("method") or "finetune")))}
     found = search_settings(name, trials=trials, search=searched, out=out, database=storage, workers=workers, say=output.say, **options)
