@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
+from export.target import TARGETS, host_target
 from fmx.data import open_source
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
@@ -25,6 +26,8 @@ from tests.conftest import encode
 from tests.fmx.test_images import png_header
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
+
+INT8 = TARGETS[host_target()].variant
 
 
 def new_app() -> Any:
@@ -257,14 +260,14 @@ def test_altered_package_is_never_ready(small_package: Package, tmp_path: Path, 
     import shutil
 
     copy = Path(shutil.copytree(small_package.folder, tmp_path / "copy"))
-    with (copy / "model.int8.onnx").open("r+b") as file:
+    with (copy / f"model.{INT8}.onnx").open("r+b") as file:
         file.seek(1000)
         file.write(b"x")
     monkeypatch.setenv("FMX_PACKAGE", str(copy))
     monkeypatch.setenv("FMX_AUTH", "off")
     refused = Service("")
     try:
-        assert "model.int8.onnx" in error_of(refused.request("GET", "/readyz"), 503, "not_ready")["message"]
+        assert f"model.{INT8}.onnx" in error_of(refused.request("GET", "/readyz"), 503, "not_ready")["message"]
         assert refused.request("GET", "/livez").status_code == 200
         error_of(refused.predict(b"x"), 503, "not_ready")
     finally:
