@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from export.quantize import LAYERS, Scheme, translated_errors
+from export.quantize import LAYERS, Scheme, runtime_errors
 
 SHARE_OF_PRODUCTS = 0.8
 """Of all weights, so many must be in matrix products."""
@@ -35,7 +35,7 @@ def quantize_dynamically(body: onnx.ModelProto, scheme: Scheme) -> onnx.ModelPro
     Raises:
         ExportError: ONNX Runtime cannot quantise it.
     """
-    with tempfile.TemporaryDirectory(prefix="fmx-dynamic-") as name, translated_errors():
+    with tempfile.TemporaryDirectory(prefix="fmx-dynamic-") as name, runtime_errors("quantise"):
         source, target = Path(name) / "body.onnx", Path(name) / "dynamic.onnx"
         onnx.save(body, source)
         options = {"per_channel": scheme.per_channel, "reduce_range": scheme.reduce_range, "weight_type": QuantType.QInt8}

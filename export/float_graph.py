@@ -31,6 +31,8 @@ class FloatGraph:
     body: onnx.ModelProto
     exporter: Exporter
     key: Key
+    predictor: Predictor
+    """The body as it serves, opened."""
     refused: str = ""
     """Why the exporter before this one was not taken."""
 
@@ -59,13 +61,14 @@ def draw_float(network: Network, key: Key, contract: ModelContract, rows: np.nda
         own = replace(key_of_body(key, opset), stage=f"body-{exporter}")
         try:
             body = stages.model(own, _drawn(network, contract, opset, exporter))
-            measure.check_parity(network, open_graph(serving_graph(body, contract, NO_DIGEST), contract), rows)
+            predictor = open_graph(serving_graph(body, contract, NO_DIGEST), contract)
+            measure.check_parity(network, predictor, rows)
         except (ExportError, PackageError) as error:
             stages.forget(own)
             refusals.append(error)
             continue
         reason = refusals[0].message.partition(":")[0] if refusals else ""  # what is behind the colon may hold a path of this machine
-        return FloatGraph(body, exporter, own, reason)
+        return FloatGraph(body, exporter, own, predictor, reason)
     raise refusals[0]
 
 

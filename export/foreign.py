@@ -15,7 +15,9 @@ from export import measure
 from export.check import check_file
 from export.float_graph import open_graph
 from export.graph import BATCH, LOGITS, NORMALISED, serving_graph, strip_metadata
+from export.package_writer import choose_golden_rows
 from export.reference import reference_statistics
+from export.start import normalised
 from fmx import host, storage
 from fmx.contract import ImageInput, Interval, Latency, ModelContract, Requires, Variant
 from fmx.data.rows import Rows
@@ -24,11 +26,11 @@ from fmx.evaluation import labelled_rows
 from fmx.package import Package, contract_digest, load_package, new_package, write_manifest
 from fmx.predictor import Predictor
 from fmx.report import render
+from fmx.runtime import open_session
 from fmx.settings import check
 from fmx.statistics import accuracy_of
 from fmx.tasks import TASKS
 
-GOLDEN_ROWS = 8
 SATURATES = {"int8-generic": " Weights of 8 bits saturate on x86 CPUs without VNNI; what made this file knows how many bits they have."}
 PRECISION = {"float32": "fp32", "float16": "fp16", "int8": "int8-generic"}
 
@@ -85,10 +87,10 @@ def import_model(file: Path, *, out: Path | str | None = None, say: Any = None, 
     model = _served(body, contract, digest)
     predictor = open_graph(model, contract)
     rows = _rows(settings, contract, name)
-    noise = np.random.default_rng(0).integers(0, 256, (GOLDEN_ROWS, height, width, 3), dtype=np.uint8)
-    measure.check_batches(predictor, rows.images if rows is not None else noise, file.name)
+    golden = choose_golden_rows(rows if settings.samples else None, contract)
+    measure.check_batches(predictor, rows.images if rows is not None else golden, file.name)
     answers = predictor.run_all(rows.images) if rows is not None else None
-    latency = measure.measure_latency({"imported": predictor}, noise, measure.LATENCY_BATCHES, "imported")["imported"]
+    latency = measure.measure_latency({"imported": predictor}, golden, measure.LATENCY_BATCHES, "imported")["imported"]
     accuracy = accuracy_of(answers, rows.labels) if answers is not None and rows is not None else None
     say(
         f"{file.name}: {classes} classes, {height} x {width} pixels, "
@@ -105,8 +107,8 @@ def import_model(file: Path, *, out: Path | str | None = None, say: Any = None, 
         "tools": host.library_versions(),
         "created": host.now(),
     }
-    golden = rows.images[np.linspace(0, len(rows) - 1, GOLDEN_ROWS).astype(int)] if rows is not None and settings.samples else noise
-    _write(packages / name, model, contract, facts, golden, rows, answers, latency, str(checked.facts["precision"]), settings)
+    evaluated = (rows, answers) if rows is not None and answers is not None else None
+    _write(packages / name, model, contract, facts, golden, evaluated, accuracy, latency, str(checked.facts["precision"]), settings)
     storage.point_latest(packages / name)
     return load_package(packages / name)
 
@@ -132,10 +134,9 @@ def _as_body(model: onnx.ModelProto, name: str) -> tuple[onnx.ModelProto, int, i
         node.output[:] = [renamed.get(one, one) for one in node.output]
     given.name, answer.name = NORMALISED, LOGITS
     given.type.tensor_type.shape.dim[0].dim_param = BATCH
-    given_first = onnx.ValueInfoProto()
-    given_first.CopyFrom(given)
-    del graph.value_info[:], graph.input[:]
-    graph.input.append(given_first)
+    for other in [one for one in graph.input if one.name in constants]:
+        graph.input.remove(other)
+    del graph.value_info[:]
     model.ir_version = max(model.ir_version, 4)  # before it, constants had to be inputs too
     return strip_metadata(model), shape[2], shape[3], width[1]
 
@@ -159,9 +160,9 @@ def _labels(given: str, classes: int) -> tuple[str, ...]:
 def _served(body: onnx.ModelProto, contract: ModelContract, digest: str) -> onnx.ModelProto:
     """Wrap the body; what already answers probabilities gets no second softmax."""
     model = serving_graph(body, contract, digest)
-    session = open_graph(model, contract)
-    noise = np.random.default_rng(1).integers(0, 256, (4, *session.task.row_shape), dtype=np.uint8)
-    answers = _raw_answers(body, contract, noise)
+    session = open_session(body.SerializeToString(), threads=host.usable_cpus())
+    noise = normalised(choose_golden_rows(None, contract), contract.input)
+    answers = np.asarray(session.run([LOGITS], {NORMALISED: noise})[0], np.float64)
     if not (np.allclose(answers.sum(axis=1), 1.0, atol=1e-3) and answers.min() >= -1e-6):
         return model
     softmax = next(node for node in model.graph.node if node.op_type == "Softmax" and node.input[0] == LOGITS)
@@ -170,14 +171,6 @@ def _served(body: onnx.ModelProto, contract: ModelContract, digest: str) -> onnx
         node.output[:] = [contract.output.name if one == LOGITS else one for one in node.output]
         node.input[:] = [contract.output.name if one == LOGITS else one for one in node.input]
     return model
-
-
-def _raw_answers(body: onnx.ModelProto, contract: ModelContract, images: np.ndarray) -> np.ndarray:
-    from export.start import normalised
-    from fmx.runtime import open_session
-
-    session = open_session(body.SerializeToString(), threads=host.usable_cpus())
-    return np.asarray(session.run([LOGITS], {NORMALISED: normalised(images, contract.input)})[0], np.float64)
 
 
 def _rows(settings: ForeignSettings, contract: ModelContract, name: str) -> Rows | None:
@@ -209,8 +202,8 @@ def _write(
     contract: ModelContract,
     facts: dict[str, Any],
     golden: np.ndarray,
-    rows: Rows | None,
-    answers: np.ndarray | None,
+    evaluated: tuple[Rows, np.ndarray] | None,
+    accuracy: Interval | None,
     latency: tuple[Latency, ...],
     precision: str,
     settings: ForeignSettings,
@@ -221,8 +214,9 @@ def _write(
         storage.write_bytes(path, model.SerializeToString(deterministic=True))
         expected = Predictor(path, contract, threads=host.usable_cpus()).run(golden)
         np.savez(folder / "golden.npz", allow_pickle=False, rows=golden, **{variant_name: expected})
-        if rows is not None and answers is not None:
-            storage.write_text(folder / "reference.json", json.dumps(reference_statistics(rows.images, answers, contract.labels), indent=2) + "\n")
+        if evaluated is not None:
+            reference = reference_statistics(evaluated[0].images, evaluated[1], contract.labels)
+            storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         variant = Variant(
             name=variant_name,  # type: ignore[arg-type]
             file=path.name,
@@ -230,9 +224,9 @@ def _write(
             bytes=path.stat().st_size,
             precision=precision,
             requires=Requires(),
-            accuracy=accuracy_of(answers, rows.labels) if answers is not None and rows is not None else None,
+            accuracy=accuracy,
             latency=latency,
-            why=_why(facts["run"]["name"], variant_name, is_evaluated=rows is not None),
+            why=_why(facts["run"]["name"], variant_name, is_evaluated=evaluated is not None),
         )
         storage.write_text(folder / "report.html", render("imported.html.j2", package=facts, variant=variant, host=host.describe()))
         write_manifest(folder, {**facts, "variants": (variant,)})

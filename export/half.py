@@ -7,7 +7,7 @@ from onnx import TensorProto
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.quantize import translated_errors
+from export.quantize import runtime_errors
 
 
 def halve_body(body: onnx.ModelProto) -> onnx.ModelProto:
@@ -22,7 +22,7 @@ def halve_body(body: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(body)
     inner = {node.name for node in model.graph.node if node.op_type == "Cast"}
-    with translated_errors():
+    with runtime_errors("convert to fp16"):
         half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
         ONNXModel(half).topological_sort()  # the converter puts the casts of the input at the end
     for node in half.graph.node:

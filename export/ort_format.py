@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from export.quantize import translated_errors
+from export.quantize import runtime_errors
 
 ORT_FORMATS = {"int8-arm64": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC}
 """Variants that get a file in ONNX Runtime's format, and how far it is optimised. Higher levels would fix what only this host's CPU runs."""
@@ -16,7 +16,7 @@ ORT_FORMATS = {"int8-arm64": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
 
 def ort_format(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel) -> bytes:
     """Convert a graph to ONNX Runtime's format. Raises: `ExportError`."""
-    with tempfile.TemporaryDirectory(prefix="fmx-ort-") as name, translated_errors():
+    with tempfile.TemporaryDirectory(prefix="fmx-ort-") as name, runtime_errors("write in its own format"):
         path = Path(name) / "model.ort"
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = level

@@ -128,12 +128,16 @@ def _write_variant(folder: Path, candidate: Candidate) -> Variant:
     )
 
 
+def choose_golden_rows(test: Rows | None, contract: ModelContract) -> np.ndarray:
+    """Choose a few rows, evenly spread, or make them from noise where there are none to keep: uint8 [8, height, width, 3]."""
+    if test is not None:
+        return np.asarray(test.images[np.linspace(0, len(test) - 1, GOLDEN_ROWS).astype(int)])
+    return np.random.default_rng(0).integers(0, 256, (GOLDEN_ROWS, contract.input.height, contract.input.width, 3), dtype=np.uint8)
+
+
 def _write_golden_rows(folder: Path, candidates: list[Candidate], contract: ModelContract, test: Rows, settings: ExportSettings) -> None:
     """Keep a few rows with each variant's answers, as the file on disk gives them."""
-    if settings.samples:
-        rows = test.images[np.linspace(0, len(test) - 1, GOLDEN_ROWS).astype(int)]
-    else:
-        rows = np.random.default_rng(0).integers(0, 256, (GOLDEN_ROWS, *test.images.shape[1:]), dtype=np.uint8)
+    rows = choose_golden_rows(test if settings.samples else None, contract)
     threads = host.usable_cpus()
     answers = {one.name: Predictor(folder / f"model.{one.name}.onnx", contract, threads=threads, exact=one.exact).run(rows) for one in candidates}
     np.savez(folder / "golden.npz", allow_pickle=False, rows=rows, **answers)

@@ -11,7 +11,7 @@ import onnx
 
 from export import measure
 from export.audit import audit_graph
-from export.float_graph import NO_DIGEST, draw_float, open_graph
+from export.float_graph import draw_float, open_graph
 from export.graph import serving_graph
 from export.package_writer import Candidate, Recipe, write_package
 from export.pruning import prune_run
@@ -98,8 +98,7 @@ def _open_bench(subject: Subject, settings: ExportSettings, stages: Stages, dead
     dense, pruned_from = None, None
     pruned = _pruned(subject, settings, deadline, say)
     if pruned is not None:
-        whole = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].images, settings.opset, stages)
-        dense = open_graph(serving_graph(whole.body, subject.contract, NO_DIGEST), subject.contract)
+        dense = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].images, settings.opset, stages).predictor
         subject = replace(subject, network=restore_network(pruned), key=key_of_run(pruned))
         structure = pruned.info.structure or {}
         pruned_from = {**(pruned.info.pruned_from or {}), "pruned_run": pruned.info.name, "structure": structure}
@@ -107,8 +106,7 @@ def _open_bench(subject: Subject, settings: ExportSettings, stages: Stages, dead
     if graph.refused:
         say(f"torch's dynamo exporter was not taken: {graph.refused}")
     say(f"Exported with torch.onnx ({graph.exporter}), opset {settings.opset}; parity with the eager model holds at batch sizes 1, 2 and 7.")
-    fp32 = open_graph(serving_graph(graph.body, subject.contract, NO_DIGEST), subject.contract)
-    return Bench(subject, graph, fp32, dense, settings, stages, say, deadline, pruned_from)
+    return Bench(subject, graph, dense, settings, stages, say, deadline, pruned_from)
 
 
 def _pruned(subject: Subject, settings: ExportSettings, deadline: float, say: Say) -> Run | None:

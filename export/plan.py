@@ -26,23 +26,24 @@ def planned_stages(run: str | Path | None = None, **options: Any) -> list[dict[s
     """
     settings, stages = check_settings(options), Stages()
     found = load_run(find_run(run))
-    listed = [(key_of_answers(found, split), f"the eager model's answers to the {split} rows") for split in ("validation", "test")]
+    rows = [_row(stages, key_of_answers(found, split), f"the eager model's answers to the {split} rows") for split in ("validation", "test")]
     network = key_of_run(found)
-    pruning: list[dict[str, Any]] = []
     if settings.prune is not None:
         folder = pruned_folder(found, settings)
         is_there = (folder / RUN_FILE).is_file()
-        pruning = [{"stage": "pruned", "what": f"pruning and recovery, as run {folder.name}", "kept": is_there}]
+        rows.append({"stage": "pruned", "what": f"pruning and recovery, as run {folder.name}", "kept": is_there})
         network = key_of_run(load_run(folder)) if is_there else Key("pruned", "unknown until it is pruned")
     bodies = [Key(f"body-{exporter}", key_of_body(network, settings.opset).digest) for exporter in exporters_for(settings.opset)]
     body = next((key for key in bodies if stages.has(key)), bodies[0])
-    listed.append((body, f"the float graph, opset {settings.opset}"))
+    rows.append(_row(stages, body, f"the float graph, opset {settings.opset}"))
     for target in targets_of(settings):
-        listed += _variant_stages(found, settings, body, target)
-    rows = [{"stage": key.stage, "what": what, "kept": stages.has(key)} for key, what in listed]
-    rows[2:2] = pruning
+        rows += [_row(stages, key, what) for key, what in _variant_stages(found, settings, body, target)]
     always = "accuracy on the test rows, latency beside fp32, and the package" if settings.quantize != "none" else "accuracy, latency and the package"
     return [*rows, {"stage": "measure", "what": always, "kept": False}]
+
+
+def _row(stages: Stages, key: Key, what: str) -> dict[str, Any]:
+    return {"stage": key.stage, "what": what, "kept": stages.has(key)}
 
 
 def _variant_stages(run: Run, settings: ExportSettings, body: Key, target: str) -> list[tuple[Key, str]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from export.settings import ExportSettings
 from export.stages import key_of
 from export.subject import Subject, key_of_run
 from finetune.blocks import layers_in_order
-from finetune.evaluation import eager_logits
+from finetune.evaluation import eager_accuracy
 from finetune.loop import Fit
 from finetune.measurement import measure_network
 from finetune.network import Network, restore_network
@@ -33,9 +33,8 @@ from finetune.recovery import recover, recovery_settings
 from finetune.run_writer import write_run
 from finetune.structure import read_structure, replace_module
 from fmx import storage
-from fmx.data import reopen_source
 from fmx.data.rows import Rows
-from fmx.errors import BudgetError, ModelError, first_line, missing_extra
+from fmx.errors import BudgetError, ModelError, first_line, foreign_errors, missing_extra
 from fmx.run import RUN_FILE, Run, load_run
 
 Say = Callable[[str], None]
@@ -87,7 +86,7 @@ def prune_run(subject: Subject, settings: ExportSettings, deadline: float, say: 
         BudgetError: not even the first step holds the budget (with `--prune auto`).
     """
     run = subject.run
-    epochs = settings.recover or DEFAULT_RECOVERY
+    epochs = recovery_epochs(settings)
     folder = pruned_folder(run, settings)
     if (folder / RUN_FILE).is_file():
         say(f"Pruned before: {folder.name}.")
@@ -95,16 +94,21 @@ def prune_run(subject: Subject, settings: ExportSettings, deadline: float, say: 
     network = restore_network(run, calibrated=False)
     before = (run.info.structure or {}).get("removed", [])
     check_prunable(network, run.info.model)
-    dense = accuracy_of(network, subject.rows["validation"])
+    dense = eager_accuracy(network, subject.rows["validation"])
     pruned = _remove_blocks(Pruned(network, list(before), 0.0, dense, []), subject, dense, settings, say)
     pruned = _prune_steps(pruned, subject, dense, settings, epochs, deadline, say)
     return _write(folder, pruned, subject, settings, epochs)
 
 
+def recovery_epochs(settings: ExportSettings) -> int:
+    """Give the epochs of recovery after each step."""
+    return settings.recover or DEFAULT_RECOVERY
+
+
 def pruned_folder(run: Run, settings: ExportSettings) -> Path:
     """Name the folder of a pruned run by what it is made from and how, so that the same pruning is found again."""
-    epochs = settings.recover or DEFAULT_RECOVERY
-    key = key_of("pruned", key_of_run(run), ratio=settings.prune, budget=settings.max_drop, epochs=epochs, minutes=settings.time_budget)
+    choices = {"ratio": settings.prune, "budget": settings.max_drop, "epochs": recovery_epochs(settings)}
+    key = key_of("pruned", key_of_run(run), **choices, minutes=settings.time_budget)
     return run.folder.parent / f"{run.info.name[:80]}-pruned-{key.digest[:8]}"
 
 
@@ -116,12 +120,6 @@ def check_prunable(network: Network, model: str) -> None:
             raise ModelError(f"{model} ({kind}) cannot be pruned: {REFUSED[kind]}.", hint="Export it without --prune.")
         if isinstance(module, nn.MultiheadAttention):
             raise ModelError(f"{model} cannot be pruned: the heads of its attention hold sizes of their own.", hint="Export it without --prune.")
-
-
-def accuracy_of(network: Network, rows: Rows) -> float:
-    """Give the share of rows that a network answers rightly."""
-    logits = eager_logits(network, rows, next(network.parameters()).device)
-    return float((logits.argmax(axis=1) == rows.labels).mean())
 
 
 def _remove_blocks(pruned: Pruned, subject: Subject, dense: float, settings: ExportSettings, say: Say) -> Pruned:
@@ -163,7 +161,7 @@ def _without(network: Network, name: str, rows: Rows) -> float:
     kept = network.body.get_submodule(name)
     replace_module(network.body, name, nn.Identity())
     try:
-        return accuracy_of(network, rows)
+        return eager_accuracy(network, rows)
     finally:
         replace_module(network.body, name, kept)
 
@@ -176,13 +174,12 @@ def _prune_steps(pruned: Pruned, subject: Subject, dense: float, settings: Expor
     held: Pruned | None = None
     for step in range(1, steps + 1):
         _accumulate_gradients(pruned.network, subject.rows["train"], subject.run.info.settings["seed"])
-        with _translated(subject.run.info.model):
+        with _library_errors(subject.run.info.model):
             pruner.step()
         pruned.network.zero_grad(set_to_none=True)
         pruned.ratio = goal * step / steps
         _check_shape(pruned.network, subject)
-        flips = reopen_source(subject.run.info.settings).may_flip
-        pruned.fits.append(recover(pruned.network, subject.run, subject.rows, epochs, flips, say, f"recovery {step}"))
+        pruned.fits.append(recover(pruned.network, subject.run, subject.rows, epochs, subject.may_flip, say, f"recovery {step}"))
         pruned.accuracy = pruned.fits[-1].best.validation_accuracy
         drop = 100 * (dense - pruned.accuracy)
         say(f"{pruned.ratio:.0%} of the channels taken out: {drop:.2f} points below the dense network on validation rows.")
@@ -210,7 +207,7 @@ def _pruner(network: Network, ratio: float, steps: int) -> Any:
         raise missing_extra("export", "Pruning") from error
     network.requires_grad_(True)  # the library traces gradients
     spec = network.spec
-    with _translated(type(network.body).__name__):
+    with _library_errors(type(network.body).__name__):
         return torch_pruning.pruner.BasePruner(
             network.body,
             torch.zeros(1, 3, spec.height, spec.width),
@@ -237,14 +234,8 @@ def _bare_parameters(body: nn.Module) -> list[tuple[nn.Parameter, int]]:
     return [(parameter, int(np.argmax(parameter.shape))) for parameter in bare]
 
 
-@contextmanager
-def _translated(model: str) -> Iterator[None]:
-    """Translate what Torch-Pruning raises for a network that it cannot follow, of many kinds."""
-    try:
-        yield
-    except Exception as error:
-        hint = "Export it without --prune."
-        raise ModelError(f"{model} cannot be pruned by Torch-Pruning: {first_line(error)}", hint=hint) from error
+def _library_errors(model: str) -> AbstractContextManager[None]:
+    return foreign_errors(ModelError, f"{model} cannot be pruned by Torch-Pruning", "Export it without --prune.")
 
 
 def _accumulate_gradients(network: Network, rows: Rows, seed: int) -> None:

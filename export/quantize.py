@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from export.calibration import Ranges
 from export.graph import NORMALISED
 from export.rewrite import absorb_factors, open_hard_activations
 from export.start import Start
-from fmx.errors import ExportError, first_line
+from fmx.errors import ExportError, foreign_errors
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with weights."""
@@ -49,15 +48,9 @@ class Scheme:
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Translate what ONNX Runtime's tools raise, plain exceptions of many kinds."""
-    try:
-        yield
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot quantise this model: {first_line(error)}", hint="Use --quantize none.") from error
+def runtime_errors(doing: str) -> AbstractContextManager[None]:
+    """Translate what ONNX Runtime's tools raise while they are `doing` something with a model."""
+    return foreign_errors(ExportError, f"ONNX Runtime cannot {doing} this model", "Use --quantize none.")
 
 
 def prepare_body(body: onnx.ModelProto) -> onnx.ModelProto:
@@ -69,7 +62,7 @@ def prepare_body(body: onnx.ModelProto) -> onnx.ModelProto:
     opened = onnx.ModelProto()
     opened.CopyFrom(body)
     open_hard_activations(opened)
-    with tempfile.TemporaryDirectory(prefix="fmx-prepare-") as name, translated_errors():
+    with tempfile.TemporaryDirectory(prefix="fmx-prepare-") as name, runtime_errors("quantise"):
         folder = Path(name)
         onnx.save(opened, folder / "body.onnx")
         quant_pre_process(str(folder / "body.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
@@ -105,7 +98,7 @@ def quantize_body(
     model = onnx.ModelProto()
     model.CopyFrom(prepared)
     found = {name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32)) for name, (low, high) in ranges.items()}
-    with translated_errors():
+    with runtime_errors("quantise"):
         quantiser = QDQQuantizer(
             model,
             scheme.per_channel,

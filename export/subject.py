@@ -32,6 +32,8 @@ class Subject:
     """The run's eager network's probabilities on the validation and test rows: float64 [n, classes]"""
     key: Key
     """Of the network, for the stages that build on it."""
+    may_flip: bool
+    """Whether a mirrored image keeps its label."""
 
 
 def key_of_run(run: Run) -> Key:
@@ -64,7 +66,7 @@ def open_subject(run: Run, stages: Stages, say: Say) -> Subject:
     eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
     contract = ModelContract(task=info.task, labels=info.labels, input=info.input)
-    return Subject(run, network, rows, contract, eager, key_of_run(run))
+    return Subject(run, network, rows, contract, eager, key_of_run(run), source.may_flip)
 
 
 def _answers(network: Network, rows: Rows) -> Callable[[], np.ndarray]:

@@ -29,7 +29,6 @@ from export.target import TARGETS, Target
 from finetune.quantisation_aware import Rounded, train_rounded
 from fmx import host, storage
 from fmx.contract import ModelContract
-from fmx.data import reopen_source
 from fmx.predictor import Predictor
 from fmx.run import Run
 from fmx.statistics import paired_drop
@@ -57,7 +56,6 @@ class Bench:
 
     subject: Subject
     graph: FloatGraph
-    fp32: Predictor
     dense: Predictor | None
     """The network before it was pruned."""
     settings: ExportSettings
@@ -76,11 +74,6 @@ class Bench:
         """Choose the training rows that calibrate: int64 indices."""
         info = self.subject.run.info
         return choose_rows(self.subject.rows["train"], self.settings.calibration_rows, info.settings["seed"])
-
-    def judging_rows(self) -> np.ndarray:
-        """Choose the validation rows that searches judge on: int64 indices, evenly spread."""
-        rows = len(self.subject.rows["validation"])
-        return np.unique(np.linspace(0, rows - 1, min(rows, SEARCH_ROWS)).astype(int))
 
 
 def key_of_ranges(graph: Key, run: Run, settings: ExportSettings, method: str) -> Key:
@@ -153,10 +146,9 @@ def _search_within_budget(bench: Bench, target: Target) -> Found:
     bench.say(f"int8 loses {found.drop:.2f} points of validation accuracy: {epochs} epochs of quantisation-aware training.")
     network = copy.deepcopy(bench.subject.network)
     run, rows = bench.subject.run, bench.subject.rows
-    flips = reopen_source(run.info.settings).may_flip
     limit = 64 if target.scheme.reduce_range else 127
     calibration = rows["train"].images[bench.calibration_rows()]
-    trained = train_rounded(network, run, rows, calibration, epochs, limit, flips, bench.say)
+    trained = train_rounded(network, run, rows, calibration, epochs, limit, bench.subject.may_flip, bench.say)
     with tempfile.TemporaryDirectory(prefix="fmx-trained-") as folder:
         passing = Stages(Path(folder))  # these belong to weights that are not kept; the search's result is
         graph = draw_float(network, key_of("trained"), bench.contract, rows["test"].images, bench.settings.opset, passing)
@@ -164,6 +156,38 @@ def _search_within_budget(bench: Bench, target: Target) -> Found:
     better = min((again, found), key=lambda one: one.drop)
     facts = {**better.facts, "trials": [*found.facts["trials"], *again.facts["trials"]]}
     return Found(better.model, facts, better.drop, found.was_cut or again.was_cut)
+
+
+class Judge:
+    """Judges int8 bodies for a target on validation rows, at most `SEARCH_ROWS` of them, evenly spread."""
+
+    def __init__(self, bench: Bench, target: Target) -> None:
+        self._bench, self._target = bench, target
+        validation = bench.subject.rows["validation"]
+        rows = _spread(len(validation), SEARCH_ROWS)
+        self.images, self._labels = validation.images[rows], validation.labels[rows]
+        self._reference = bench.subject.eager["validation"][rows].argmax(axis=1) == self._labels
+
+    def opened(self, body: onnx.ModelProto, start: Start | None) -> Predictor:
+        """Open a body as the target would serve it."""
+        contract = self._bench.contract
+        return open_graph(serving_graph(body, contract, NO_DIGEST, start), contract, exact=not self._target.is_here)
+
+    def drop(self, predictor: Predictor) -> float:
+        """Give the points of accuracy that are lost against the eager model, or with `--accept strict` the most that may be."""
+        point, _, high = paired_drop(self._reference, predictor.run_all(self.images).argmax(axis=1) == self._labels)
+        return high if self._bench.settings.accept == "strict" else point
+
+    def speed_up(self, predictor: Predictor) -> float | None:
+        """Say how many times as fast as fp32 it is here; None where this host is of another kind."""
+        if not self._target.is_here:
+            return None
+        return quick_speed_up(self._bench.graph.predictor, predictor, self.images, self._bench.settings.batch)
+
+
+def _spread(rows: int, most: int) -> np.ndarray:
+    """Choose at most so many rows, evenly spread, for they lie in the order of their classes: int64 indices."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
 
 
 def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | None = None) -> Found:
@@ -178,22 +202,10 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
     subject, settings, spec = bench.subject, bench.settings, bench.contract.input
     raw, start = start_at_raw_rows(graph.body, spec)
     prepared = prepare_body(raw)
-    validation, judging = subject.rows["validation"], bench.judging_rows()
-    images, labels = validation.images[judging], validation.labels[judging]
-    reference = subject.eager["validation"][judging].argmax(axis=1) == labels
+    judge = Judge(bench, target)
 
     def feed(images: np.ndarray) -> np.ndarray:
         return start.feed(images) if start is not None else normalised(images, spec)
-
-    def opened(body: onnx.ModelProto, start: Start | None) -> Predictor:
-        return open_graph(serving_graph(body, bench.contract, NO_DIGEST, start), bench.contract, exact=not target.is_here)
-
-    def drop(body: onnx.ModelProto, start: Start | None = start) -> float:
-        point, _, high = paired_drop(reference, opened(body, start).run_all(images).argmax(axis=1) == labels)
-        return high if settings.accept == "strict" else point
-
-    def speed_up(body: onnx.ModelProto, start: Start | None = start) -> float | None:
-        return quick_speed_up(bench.fp32, opened(body, start), images, settings.batch) if target.is_here else None
 
     def ranges(method: RangeMethod, collect: Callable[[], Ranges]) -> Ranges:
         key = key_of_ranges(graph.key, subject.run, settings, method)
@@ -201,11 +213,18 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
         return kept | _ranges_of_layers(prepared, trained)
 
     calibration = subject.rows["train"].images[bench.calibration_rows()]
-    cheap = images[np.unique(np.linspace(0, len(images) - 1, CHEAP_ROWS).astype(int))]  # rows lie in the order of their classes
-    problem = Problem(prepared, start, feed, calibration, cheap, drop, speed_up, ranges)
+    problem = Problem(
+        prepared,
+        start,
+        feed,
+        calibration,
+        cheap=judge.images[_spread(len(judge.images), CHEAP_ROWS)],
+        drop=lambda body: judge.drop(judge.opened(body, start)),
+        speed_up=lambda body: judge.speed_up(judge.opened(body, start)),
+        ranges=ranges,
+    )
     search = Search(problem, target.scheme, settings.max_drop, bench.deadline, bench.say)
     body, best = search.run()
-    lost = best.drop if best.drop is not None else 100.0
     recipe = {
         **best.choice.scheme.as_recipe(),
         "ranges": best.choice.ranges,
@@ -215,17 +234,25 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
         "quantisation_aware_epochs": settings.recover if trained is not None else 0,
         "raw_rows_are_the_quantised_input": start is not None,
     }
-    facts = {"recipe": recipe, "start": asdict(start) if start is not None else None}
     trials = [{**trial.as_json(), "trained": trained is not None} for trial in search.trials]
-    if trained is None and can_be_dynamic(graph.body):
-        dynamic = quantize_dynamically(graph.body, target.scheme)
-        other, speed = drop(dynamic, None), speed_up(dynamic, None)
-        is_safe = rows_are_independent(opened(dynamic, None), images)
-        trials.append({"method": "dynamic", "drop": other, "speed_up": speed, "rows_are_independent": is_safe})
-        if is_safe and other <= settings.max_drop and (lost > settings.max_drop or (speed or 0.0) > (best.speed_up or 0.0)):
-            dynamic_recipe = {"method": "dynamic", "weights": "int8", "reduce_range": target.scheme.reduce_range}
-            body, lost, facts = dynamic, other, {"recipe": dynamic_recipe, "start": None}
-    return Found(body, {**facts, "trials": trials, "body": _digest(body)}, lost, search.was_cut)
+    facts = {"recipe": recipe, "start": asdict(start) if start is not None else None, "trials": trials, "body": _digest(body)}
+    static = Found(body, facts, best.drop if best.drop is not None else 100.0, search.was_cut)
+    if trained is not None or not can_be_dynamic(graph.body):
+        return static
+    return _better_of_dynamic(static, best.speed_up, judge, graph, target, settings.max_drop)
+
+
+def _better_of_dynamic(static: Found, speed: float | None, judge: Judge, graph: FloatGraph, target: Target, max_drop: float) -> Found:
+    """Try dynamic int8 beside what the search found, and take it where it holds the budget and the other does not, or is faster."""
+    body = quantize_dynamically(graph.body, target.scheme)
+    predictor = judge.opened(body, None)
+    drop, own_speed, is_safe = judge.drop(predictor), judge.speed_up(predictor), rows_are_independent(predictor, judge.images)
+    trial = {"method": "dynamic", "drop": drop, "speed_up": own_speed, "rows_are_independent": is_safe}
+    trials = [*static.facts["trials"], trial]
+    if not is_safe or drop > max_drop or (static.drop <= max_drop and (own_speed or 0.0) <= (speed or 0.0)):
+        return replace(static, facts={**static.facts, "trials": trials})
+    recipe = {"method": "dynamic", "weights": "int8", "reduce_range": target.scheme.reduce_range}
+    return Found(body, {"recipe": recipe, "start": None, "trials": trials, "body": _digest(body)}, drop, static.was_cut)
 
 
 def _ranges_of_layers(prepared: onnx.ModelProto, trained: Rounded | None) -> Ranges:

@@ -16,13 +16,13 @@ import torch
 from finetune.averaging import mean_state
 from finetune.device import choose_device
 from finetune.ensemble import Ensemble
-from finetune.evaluation import eager_logits
+from finetune.evaluation import eager_accuracy
 from finetune.measurement import measure_network
 from finetune.network import Network, restore_network
 from finetune.run_writer import write_run
 from finetune.settings import TrainSettings
 from finetune.workplace import kept_if_resumable, reserve
-from fmx import statistics, storage
+from fmx import storage
 from fmx.contract import Member
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
@@ -134,7 +134,7 @@ def _validation_accuracy(network: Network, members: Members) -> float:
     if (network.spec.height, network.spec.width) != rows.images.shape[1:3]:
         source = reopen_source(members.runs[0].info.settings)
         rows = read_splits(source, network.spec, ("validation",))["validation"]
-    return statistics.accuracy_of(eager_logits(network, rows, members.device), rows.labels).value
+    return eager_accuracy(network, rows)
 
 
 def _write(network: Network, kept: list[Run], members: Members, out: Path | None, name: str | None, kind: str, described: tuple[Member, ...]) -> Run:

@@ -11,7 +11,7 @@ from fmx.data.rows import Rows
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
 from fmx.run import Run
-from fmx.statistics import softmax
+from fmx.statistics import accuracy_of, softmax
 
 
 @torch.inference_mode()
@@ -30,6 +30,11 @@ def eager_logits(network: Network, rows: Rows, device: torch.device, batch_size:
 def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> np.ndarray:
     """Give the network's probabilities for every row: float64 [n, classes]."""
     return softmax(eager_logits(network, rows, device))
+
+
+def eager_accuracy(network: Network, rows: Rows) -> float:
+    """Give the share of rows that a network answers rightly, on the device where it lives."""
+    return accuracy_of(eager_logits(network, rows, next(network.parameters()).device), rows.labels).value
 
 
 def evaluate_run(run: Run, data: str, device: torch.device, *, split_seed: int | None = None, group_by: str | None = None) -> Evaluation:

@@ -22,7 +22,7 @@ from fmx.data import Source, open_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, UsageError
-from fmx.run import find_run, load_run
+from fmx.run import Run, find_run, load_run
 from fmx.storage import LATEST
 
 Say = Callable[[str], None]
@@ -87,8 +87,8 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
 
 def _build(settings: TrainSettings, source: Source) -> tuple[Network, BaseModel, ImageInput]:
     """Build the network that is trained, from a base model or from a run."""
-    if settings.model.startswith(CONTINUED):
-        run = load_run(find_run(settings.model.removeprefix(CONTINUED)))
+    run = continued_run(settings.model)
+    if run is not None:
         network, base, spec = continue_network(run, settings.size or run.info.input.height, source.labels)
     else:
         network, base, spec = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
@@ -122,9 +122,9 @@ def check_model(model: str) -> None:
         check_model_name(model)
 
 
-def architecture(model: str) -> str:
-    """Name the architecture of a `--model`: a run that continues another one has that one's."""
-    return load_run(find_run(model.removeprefix(CONTINUED))).info.model if model.startswith(CONTINUED) else model
+def continued_run(model: str) -> Run | None:
+    """Open the run that a `--model` continues; None for a base model."""
+    return load_run(find_run(model.removeprefix(CONTINUED))) if model.startswith(CONTINUED) else None
 
 
 def _describe(source: Source, rows: dict[str, Rows], spec: ImageInput, say: Say) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from finetune.evaluation import eager_logits
+from finetune.evaluation import eager_accuracy
 from finetune.network import Network
 from finetune.recovery import recover
 from fmx.data.rows import Rows
@@ -130,6 +130,4 @@ def train_rounded(
         for one in ranges.values():
             one.is_measuring = False
         recover(network, run, rows, epochs, may_flip, say, "int8 recovery", rate=RATE, norms="frozen")
-        logits = eager_logits(network, rows["validation"], device)
-        accuracy = float((logits.argmax(axis=1) == rows["validation"].labels).mean())
-        return Rounded({name: (one.low, one.high) for name, one in ranges.items()}, accuracy)
+        return Rounded({name: (one.low, one.high) for name, one in ranges.items()}, eager_accuracy(network, rows["validation"]))

@@ -17,7 +17,7 @@ from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, read_training, write_training
 from finetune.energy import EnergyMeter
 from finetune.interruption import interruptible
-from finetune.job import CONTINUED, Job, Say, architecture, base_key, check_model, open_job
+from finetune.job import Job, Say, base_key, check_model, continued_run, open_job
 from finetune.loop import Epoch, Fit, Trainer, freeze_norms, split_order
 from finetune.measurement import measure_network
 from finetune.methods import METHODS
@@ -34,7 +34,7 @@ from finetune.workplace import check_space, find_unfinished, kept_if_resumable, 
 from finetune.world import is_launched, open_world
 from fmx import storage
 from fmx.errors import DataError, UsageError
-from fmx.run import Run, find_run, load_run
+from fmx.run import Run, load_run
 from fmx.tasks.image_classification import ImageClassification
 
 
@@ -249,11 +249,12 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
         if "range_test" in saved:
             measured.metrics["range_test"] = saved["range_test"]
+        before = continued_run(settings.model)
         facts = {
             "name": job.folder.name,
             "task": ImageClassification.name,
-            "model": architecture(settings.model),
-            "structure": _structure(job),
+            "model": before.info.model if before else settings.model,
+            "structure": read_structure(job.network.body, before.info.structure["removed"]) if before and before.info.structure else None,
             "weights_origin": job.base.weights_origin,
             "labels": job.source.labels,
             "input": job.spec,
@@ -268,14 +269,6 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         checkpoint.remove(job.states)
     world.wait()
     return Run(job.folder, info) if world.is_first else load_run(job.folder)
-
-
-def _structure(job: Job) -> dict[str, Any] | None:
-    """Give the structure of a network that continues a pruned run; another one is what its name says."""
-    if not job.settings.model.startswith(CONTINUED):
-        return None
-    before = load_run(find_run(job.settings.model.removeprefix(CONTINUED))).info.structure
-    return read_structure(job.network.body, before["removed"]) if before else None
 
 
 def _head_factor(settings: TrainSettings) -> dict[str, float]:

@@ -109,6 +109,23 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def foreign_errors(kind: type[FmxError], what: str, hint: str) -> Iterator[None]:
+    """Translate whatever a library raises inside the block, of many kinds, into one of ours; our own errors pass.
+
+    Args:
+        kind: of the error.
+        what: went wrong, before the library's first line.
+        hint: what to do about it.
+    """
+    try:
+        yield
+    except FmxError:
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {first_line(error)}", hint=hint) from error
+
+
 def first_line(error: BaseException) -> str:
     """Give an error's first line, or its name when it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

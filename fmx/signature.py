@@ -5,12 +5,11 @@ A package's hashes find damage; a signature finds who exported it. It lies in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fmx.errors import PackageError, UsageError, first_line, missing_extra
+from fmx.errors import PackageError, UsageError, foreign_errors, missing_extra
 from fmx.package import SIGNATURE, UNHASHED, load_package
 
 IGNORED = tuple(name for name in UNHASHED if name != "manifest.json")
@@ -34,7 +33,7 @@ def sign_package(folder: Path, private_key: Path, *, certificate: Path | None = 
     for path in (private_key, *([certificate] if certificate else []), *chain):
         _check_file(path)
     signing = _library("signing")
-    with _translated(f"{private_key} cannot sign"):
+    with foreign_errors(UsageError, f"{private_key} cannot sign", "It must be an elliptic-curve key (prime256v1, say) as PEM."):
         config = signing.Config().set_hashing_config(_hashing(folder))
         if certificate is None:
             config = config.use_elliptic_key_signer(private_key=private_key)
@@ -64,15 +63,12 @@ def verify_signature(folder: Path, *, public_key: Path | None = None, chain: Seq
         raise PackageError(f"{folder.name} is not signed.", hint="fmx sign PACKAGE --key KEY.pem")
     verifying = _library("verifying")
     config = verifying.Config().set_hashing_config(_hashing(folder))
-    try:
+    with foreign_errors(PackageError, f"The signature of {folder.name} does not hold", "It was altered, or signed by somebody else."):
         if public_key is not None:
             config = config.use_elliptic_key_verifier(public_key=public_key)
         else:
             config = config.use_certificate_verifier(certificate_chain=list(chain))
         config.verify(folder, folder / SIGNATURE)
-    except Exception as error:  # the library, cryptography and OpenSSL each raise kinds of their own
-        reason = first_line(error)
-        raise PackageError(f"The signature of {folder.name} does not hold: {reason}", hint="It was altered, or signed by somebody else.") from error
 
 
 def _hashing(folder: Path) -> Any:
@@ -91,11 +87,3 @@ def _library(part: str) -> Any:
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", hint="openssl ecparam -genkey -name prime256v1 -noout -out key.pem makes a key.")
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the library, cryptography and OpenSSL each raise kinds of their own
-        raise UsageError(f"{what}: {first_line(error)}", hint="It must be an elliptic-curve key (prime256v1, say) as PEM.") from error

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from fmx.cli import main as module
 from fmx.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _handlers_put_back() -> Iterator[None]:
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for one, handler in handlers.items():
+        signal.signal(one, handler)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -21,14 +30,9 @@ def test_signal_that_a_library_turned_into_an_error_still_ends_with_its_code(
         except BaseException:
             raise error from None
 
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(module, "app", app)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            module.main()
-    finally:
-        for one, handler in handlers.items():
-            signal.signal(one, handler)
+    with pytest.raises(SystemExit) as ended:
+        module.main()
     assert ended.value.code == code
 
 
@@ -36,13 +40,8 @@ def test_error_without_a_signal_keeps_its_own_code(monkeypatch: pytest.MonkeyPat
     def app() -> None:
         raise UsageError("It cannot be.", hint="Do otherwise.")
 
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(module, "app", app)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            module.main()
-    finally:
-        for one, handler in handlers.items():
-            signal.signal(one, handler)
+    with pytest.raises(SystemExit) as ended:
+        module.main()
     assert ended.value.code == 2
     assert "Do otherwise." in capsys.readouterr().err
