@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,24 +65,53 @@ class Finished:
     marked_cpu_s: float
 
 
-def run_side(command: list[str], *, home: Path | None = None, mark: str = "\0") -> Finished:
-    """Run a process to its end. Raises: `SystemExit` with its last lines when it fails."""
+def run_side(command: list[str], *, home: Path | None = None, mark: str = "\0", limit_s: float = 86_400) -> Finished:
+    """Run a process to its end. Raises: `SystemExit` with its last lines when it fails or takes longer than `limit_s`."""
     variables = _variables(home)
     started = time.perf_counter()
     marked_s, marked_cpu_s, lines = 0.0, 0.0, []
     with tempfile.TemporaryFile("w+") as errors:
         side = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=errors if mark == "\0" else subprocess.STDOUT, text=True)
+        peak = _PeakMemory(side.pid, until=started + limit_s)
+        peak.start()
         for line in side.stdout or ():
             if mark in line and not marked_s:
                 marked_s, marked_cpu_s = time.perf_counter() - started, _cpu_seconds(side.pid)
             lines.append(line)
         _, status, usage = os.wait4(side.pid, 0)
         seconds = time.perf_counter() - started
+        peak.join()
+        if peak.is_late:
+            raise SystemExit(f"It was stopped after {limit_s:.0f} seconds.")
         side.returncode = os.waitstatus_to_exitcode(status)
         if side.returncode:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)[:300]}\n{''.join(lines[-20:])}\n{errors.read()[-3000:]}")
-    return Finished(seconds, usage.ru_maxrss * 1024, "".join(lines), marked_s, usage.ru_utime + usage.ru_stime, marked_cpu_s)
+    return Finished(seconds, peak.bytes, "".join(lines), marked_s, usage.ru_utime + usage.ru_stime, marked_cpu_s)
+
+
+class _PeakMemory(threading.Thread):
+    """Watches a process until it ends: its peak resident memory, which wait4 would not tell, for that counts the parent's before the exec too."""
+
+    def __init__(self, pid: int, until: float) -> None:
+        super().__init__(daemon=True)
+        self._status, self._pid, self._until = Path(f"/proc/{pid}/status"), pid, until
+        self.bytes, self.is_late = 0, False
+
+    def run(self) -> None:
+        while found := self._read():
+            self.bytes = found
+            if time.perf_counter() > self._until and not self.is_late:
+                self.is_late = True
+                os.kill(self._pid, signal.SIGKILL)
+            time.sleep(0.1)
+
+    def _read(self) -> int:
+        try:
+            lines = self._status.read_text().splitlines()
+        except OSError:
+            return 0
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def _cpu_seconds(pid: int) -> float:
