@@ -47,10 +47,10 @@ LATENCY = tuple(
 )
 LITE0 = Case("efficientnet_lite0", "MNIST", 224, "ImageNet", train={"method": "linear-probe", "epochs": 30}, rows=(256, 96, 128))
 ACCURACY = (
-    Case("efficientnet_lite0", "MNIST", 64, "ImageNet", train={"method": "finetune", "epochs": 6}),
-    Case("resnet18", "MNIST", 64, "random", train={"method": "finetune", "epochs": 8}),
-    Case("mobilenet_v3_small", "MNIST", 64, "random", train={"method": "finetune", "epochs": 20}),
-    Case("squeezenet1_1", "MNIST", 64, "random", train={"method": "finetune", "epochs": 20}),
+    Case("efficientnet_lite0", "MNIST", 64, "ImageNet", train={"method": "finetune", "epochs": 4}),
+    Case("resnet18", "MNIST", 64, "random", train={"method": "finetune", "epochs": 4}),
+    Case("mobilenet_v3_small", "MNIST", 64, "random", train={"method": "finetune", "epochs": 12}),
+    Case("squeezenet1_1", "MNIST", 64, "random", train={"method": "finetune", "epochs": 12}),
 )
 BUDGET = 0.5
 """Points; of `fmx export` and of NNCF's accuracy control."""
