@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.export_page import export_section
 from benchmarks.finetune_page import training_section
 
 FOLDER = Path(__file__).parent
+SECTIONS = {"export": export_section, "finetune": training_section}
 
 
 def write_readme() -> None:
     """Write the page."""
     page = render(json.loads((FOLDER / "results" / "default_model.json").read_text()))
-    training = FOLDER / "results" / "finetune.json"
-    if training.exists():
-        page += "\n".join(["", *training_section(json.loads(training.read_text()))])
+    for name, section in SECTIONS.items():
+        results = FOLDER / "results" / f"{name}.json"
+        if results.exists():
+            page = page.rstrip() + "\n" + "\n".join(["", *section(json.loads(results.read_text()))])
     (FOLDER / "README.md").write_text(page.rstrip() + "\n")
 
 

@@ -31,7 +31,7 @@ from finetune.measurement import measure_network
 from finetune.network import Network, restore_network
 from finetune.recovery import recover, recovery_settings
 from finetune.run_writer import write_run
-from finetune.structure import read_structure, replace_module
+from finetune.structure import mend_attributes, read_structure, replace_module, timm_attention
 from fmx import storage
 from fmx.data.rows import Rows
 from fmx.errors import BudgetError, ModelError, first_line, foreign_errors, missing_extra
@@ -118,8 +118,6 @@ def check_prunable(network: Network, model: str) -> None:
         kind = type(module).__name__
         if kind in REFUSED:
             raise ModelError(f"{model} ({kind}) cannot be pruned: {REFUSED[kind]}.", hint="Export it without --prune.")
-        if isinstance(module, nn.MultiheadAttention):
-            raise ModelError(f"{model} cannot be pruned: the heads of its attention hold sizes of their own.", hint="Export it without --prune.")
 
 
 def _remove_blocks(pruned: Pruned, subject: Subject, dense: float, settings: ExportSettings, say: Say) -> Pruned:
@@ -176,6 +174,7 @@ def _prune_steps(pruned: Pruned, subject: Subject, dense: float, settings: Expor
         _accumulate_gradients(pruned.network, subject.rows["train"], subject.run.info.settings["seed"])
         with _library_errors(subject.run.info.model):
             pruner.step()
+        mend_attributes(pruned.network.body)
         pruned.network.zero_grad(set_to_none=True)
         pruned.ratio = goal * step / steps
         _check_shape(pruned.network, subject)
@@ -207,6 +206,8 @@ def _pruner(network: Network, ratio: float, steps: int) -> Any:
         raise missing_extra("export", "Pruning") from error
     network.requires_grad_(True)  # the library traces gradients
     spec = network.spec
+    whole = {module: module.num_heads for module in network.body.modules() if isinstance(module, nn.MultiheadAttention)}
+    split = {module.qkv: module.num_heads for module in timm_attention(network.body)}
     with _library_errors(type(network.body).__name__):
         return torch_pruning.pruner.BasePruner(
             network.body,
@@ -218,20 +219,20 @@ def _pruner(network: Network, ratio: float, steps: int) -> Any:
             max_pruning_ratio=max(LAYER_CAP, ratio),
             iterative_steps=steps,
             ignored_layers=[network.head.layer],  # instances: a type is ignored without a word
-            round_to=CHANNEL_MULTIPLE,
+            round_to=math.lcm(CHANNEL_MULTIPLE, *whole.values(), *split.values()),
             in_channel_groups={},
-            out_channel_groups={},
-            num_heads={},
+            out_channel_groups=whole,  # as many channels from each head
+            num_heads=split,
             channel_groups={},
             unwrapped_parameters=_bare_parameters(network.body),
         )
 
 
 def _bare_parameters(body: nn.Module) -> list[tuple[nn.Parameter, int]]:
-    """List parameters outside layers (ConvNeXt's scales) with the axis that is their channels: the only one that is longer than 1."""
-    layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+    """List parameters outside layers with the axis that is their channels: ConvNeXt's scales [channels, 1, 1], ViT's positions [1, n, channels]."""
+    layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU, nn.MultiheadAttention)
     bare = [parameter for module in body.modules() if not isinstance(module, layers) for parameter in module.parameters(recurse=False)]
-    return [(parameter, int(np.argmax(parameter.shape))) for parameter in bare]
+    return [(parameter, max(axis for axis, size in enumerate(parameter.shape) if size > 1)) for parameter in bare]
 
 
 def _library_errors(model: str) -> AbstractContextManager[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,10 @@ from fmx.errors import ModelError
 Structure = dict[str, Any]
 """`widths`: for each layer its tensors' shapes and its counts; `removed`: the blocks that became the identity. JSON holds it."""
 
-COUNTS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "normalized_shape", "num_heads", "hidden_dim")
+COUNTS = (
+    *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "normalized_shape"),
+    *("num_heads", "head_dim", "embed_dim", "kdim", "vdim", "hidden_dim"),
+)
 
 
 def read_structure(body: nn.Module, removed: Iterable[str] = ()) -> Structure:
@@ -50,6 +53,25 @@ def apply_structure(body: nn.Module, structure: Structure) -> None:
                 module.register_parameter(key, nn.Parameter(empty))
             else:
                 module.register_buffer(key, empty)
+    mend_attributes(body)
+
+
+def timm_attention(body: nn.Module) -> list[Any]:
+    """List timm's attention modules: a linear layer `qkv` for all heads, and the heads' sizes as numbers."""
+    return [
+        module for module in body.modules() if type(module).__module__.startswith("timm.") and isinstance(getattr(module, "qkv", None), nn.Linear)
+    ]
+
+
+def mend_attributes(body: nn.Module) -> None:
+    """Bring what modules without tensors of their own know of their widths up to date with their layers: the heads of attention, ViT's width."""
+    patches, vit = getattr(body, "conv_proj", None), cast(Any, body)
+    if hasattr(body, "hidden_dim") and isinstance(patches, nn.Conv2d):
+        vit.hidden_dim = patches.out_channels
+    for attention in timm_attention(body):
+        attention.head_dim = attention.qkv.out_features // 3 // attention.num_heads
+        attention.attn_dim = attention.head_dim * attention.num_heads
+        attention.scale = attention.head_dim**-0.5
 
 
 def replace_module(body: nn.Module, name: str, new: nn.Module) -> None:

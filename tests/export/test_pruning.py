@@ -16,14 +16,17 @@ from export.pruning import check_prunable, removable_blocks
 from finetune.combination import make_ensemble, make_soup
 from finetune.evaluation import evaluate_run
 from finetune.network import Network, build_network, restore_network
-from finetune.structure import apply_structure, read_structure, replace_module
+from finetune.structure import apply_structure, mend_attributes, read_structure, replace_module
 from finetune.training import train_run
 from fmx.errors import BudgetError, ModelError, UsageError
 from fmx.evaluation import evaluate_package
 from fmx.run import Run, load_run
 from tests.conftest import make_digit_folder
 
-PRUNABLE = ["resnet18", "mobilenet_v3_small", "efficientnet_lite0", "squeezenet1_1", "densenet121", "regnet_y_400mf", "vgg11_bn", "convnext_tiny"]
+PRUNABLE = [
+    *("resnet18", "mobilenet_v3_small", "efficientnet_lite0", "squeezenet1_1", "densenet121"),
+    *("regnet_y_400mf", "vgg11_bn", "convnext_tiny", "vit_b_32", "timm:deit_tiny_patch16_224"),
+]
 
 
 def pruned_network(name: str, ratio: float, size: int = 64) -> Network:
@@ -34,6 +37,7 @@ def pruned_network(name: str, ratio: float, size: int = 64) -> Network:
     network.eval()
     nn.functional.cross_entropy(network(torch.from_numpy(rows)), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     pruner.step()
+    mend_attributes(network.body)
     network.zero_grad(set_to_none=True)
     assert network.spec == spec
     return network.eval()
@@ -63,7 +67,18 @@ def test_channels_are_multiples_of_eight() -> None:
     assert len(widths) > 4
 
 
-@pytest.mark.parametrize("name", ["swin_t", "vit_b_16", "shufflenet_v2_x0_5"])
+def test_attention_keeps_its_heads_of_one_size_each_torch_pruning_101() -> None:
+    """Torch-Pruning#101: ViT's own widths stayed as they were, and heads were cut through."""
+    network = pruned_network("vit_b_32", 0.4)
+    width = network.body.hidden_dim
+    assert isinstance(width, int)
+    assert width < 768
+    for module in network.body.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            assert (module.embed_dim, module.num_heads, module.head_dim * module.num_heads) == (width, 12, width)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "maxvit_t", "shufflenet_v2_x0_5"])
 def test_what_cannot_be_pruned_is_refused_by_name(name: str) -> None:
     network, _, _ = build_network(name, "none", 224, 5)
     with pytest.raises(ModelError, match=name):
