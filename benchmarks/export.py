@@ -29,7 +29,7 @@ from fmx import host
 
 RESULTS = Path(__file__).parent / "results" / "export.json"
 LATENCY = tuple(
-    Case(name, "MNIST", 224, "random", train={"method": "linear-probe", "epochs": 30}, rows=(256, 96, 128))
+    Case(name, "MNIST", 224, "random", train={"method": "linear-probe", "epochs": 30}, rows=(192, 64, 128), calibration=128)
     for name in (
         "resnet18",
         "mobilenet_v3_small",
@@ -45,7 +45,7 @@ LATENCY = tuple(
         "vit_b_16",
     )
 )
-LITE0 = Case("efficientnet_lite0", "MNIST", 224, "ImageNet", train={"method": "linear-probe", "epochs": 30}, rows=(256, 96, 128))
+LITE0 = Case("efficientnet_lite0", "MNIST", 224, "ImageNet", train={"method": "linear-probe", "epochs": 30}, rows=(192, 64, 128), calibration=128)
 ACCURACY = (
     Case("efficientnet_lite0", "MNIST", 64, "ImageNet", train={"method": "finetune", "epochs": 4}),
     Case("resnet18", "MNIST", 64, "random", train={"method": "finetune", "epochs": 4}),
@@ -129,7 +129,7 @@ def quantised(prepared: Prepared, place: Place, budget: float | None) -> tuple[d
         if graph is not None:
             models[name] = graph
         print(f"{prepared.case.model}: {name}: {json.dumps(makers[name])}", file=sys.stderr, flush=True)
-    graph, makers["fmx"] = sides.fmx_quantised(prepared, place, BUDGET)
+    graph, makers["fmx"] = sides.fmx_quantised(prepared, place, BUDGET, again=budget is not None)
     if graph is not None:
         models["fmx"] = graph
     print(f"{prepared.case.model}: fmx: {json.dumps(makers['fmx'])}", file=sys.stderr, flush=True)

@@ -30,9 +30,10 @@ def export_section(results: dict[str, Any]) -> list[str]:
         "FMX_PEERS_PYTHON=/tmp/peer-nncf/bin/python python -m benchmarks.export",
         "```",
         "",
-        "Every side quantises the same fp32 file (torch.onnx, opset 20) with the same 256 training rows; one harness wraps their files to take raw",
-        "rows, asks all of them the same rows and times them in turns, two threads. `ORT` is `quant_pre_process` and `quantize_static` as they come,",
-        "`Optimum` is ORTQuantizer with its profile for the CPU, `NNCF` is `nncf.quantize`, `Olive` is its static quantisation pass. Speeds are over",
+        "Every side quantises the same fp32 file (torch.onnx, opset 20) with the same training rows (256, and 128 at 224 pixels); one harness wraps",
+        "their files to take raw rows, asks all of them the same rows and times them in turns, two threads. `ORT` is `quant_pre_process` and",
+        "`quantize_static` as they come, `Optimum` is ORTQuantizer with its profile for the CPU, `NNCF` is `nncf.quantize`, `Olive` is its static",
+        "quantisation pass. fmx's graphs start at the raw bytes; the others' after the same float normalisation as fp32's. Speeds are over",
         "the fp32 file in ONNX Runtime, at batch 1 and batch 8.",
         "",
     ]

@@ -35,7 +35,6 @@ SCRIPTS = {"ort": "quantise_ort", "optimum": "quantise_optimum", "nncf": "quanti
 PEER_SECONDS = 1800
 """After which a quantiser is stopped."""
 BATCHES = (1, 8)
-CALIBRATION_ROWS = 256
 MOST_ROWS = 5000
 NO_DIGEST = "0" * 64
 
@@ -52,6 +51,8 @@ class Case:
     train: dict[str, Any] = field(hash=False)
     rows: tuple[int, int, int] = (3000, 1000, 1000)
     """To train, to validate, to test."""
+    calibration: int = 256
+    """Training rows that calibrate."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def prepare(case: Case, place: Place, *, quick: bool) -> Prepared:
     body = export_body(restore_network(run), info.input, 20)
     folder = place.fresh("graph")
     onnx.save(body, folder / "body.onnx")
-    chosen = choose_rows(rows["train"], CALIBRATION_ROWS, info.settings["seed"])
+    chosen = choose_rows(rows["train"], case.calibration, info.settings["seed"])
     np.savez(
         folder / "rows.npz",
         calibration=rows["train"].images[chosen],
@@ -126,20 +127,27 @@ def peer_quantised(prepared: Prepared, place: Place, name: str, max_drop: float 
     return graph, {**_cost(finished), **{key: value for key, value in answer(finished).items() if key != "seconds"}}
 
 
-def fmx_quantised(prepared: Prepared, place: Place, max_drop: float, *options: str) -> tuple[bytes | None, dict[str, Any]]:
+def fmx_quantised(prepared: Prepared, place: Place, max_drop: float, *options: str, again: bool) -> tuple[bytes | None, dict[str, Any]]:
     """Run the literal command `fmx export --quantize int8`: the graph of its int8 variant, or None where it made none.
 
-    It runs twice: with nothing kept, and where the fp32 graph is kept, which is where the peers start.
+    Args:
+        prepared: the run.
+        place: for its home.
+        max_drop: the budget, in points.
+        options: further ones.
+        again: run it once more where the fp32 graph is kept, which is where the peers start, to time that too.
     """
-    asked = ("--quantize", "int8", "--max-drop", str(max_drop), "--on-miss", "fp32", *options)
+    asked = ("--quantize", "int8", "--max-drop", str(max_drop), "--on-miss", "fp32", "--calibration-rows", str(prepared.case.calibration), *options)
     finished, folder = fmx_export(prepared, place.fresh("export"), *asked)
-    home = place.fresh("export")
-    fmx_export(prepared, home)
-    from_graph, _ = fmx_export(prepared, home, *asked)
+    from_graph = {}
+    if again:
+        home = place.fresh("export")
+        fmx_export(prepared, home)
+        from_graph = {"from the fp32 graph": _cost(fmx_export(prepared, home, *asked)[0])}
     package = load_package(folder)
     variants = {variant.name: variant for variant in package.manifest.variants}
     name = next((name for name in variants if name.startswith("int8")), None)
-    found = {**_cost(finished), "from the fp32 graph": _cost(from_graph), "served by default": package.variant().name}
+    found = {**_cost(finished), **from_graph, "served by default": package.variant().name}
     if name is None:
         return None, {**found, "fails": "no int8 variant was written"}
     return (folder / variants[name].file).read_bytes(), {**found, "variant": name, "why": variants[name].why, "recipe": package.manifest.recipe}
@@ -214,7 +222,7 @@ def _batches(images: np.ndarray, count: int) -> Iterator[np.ndarray]:
 def prune_and_quantise(prepared: Prepared, place: Place, ratio: str, epochs: int, max_drop: float) -> dict[str, Any]:
     """Prune, recover and quantise with one command; judged against the dense network."""
     options = ("--prune", ratio, "--recover", str(epochs))
-    graph, maker = fmx_quantised(prepared, place, max_drop, *options)
+    graph, maker = fmx_quantised(prepared, place, max_drop, *options, again=False)
     return compare(prepared, {"fp32": prepared.fp32, **({"fmx": graph} if graph is not None else {})}, {"fp32": {}, "fmx": maker}, 30)
 
 

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from fmx.errors import FmxError
-from serve.errors import OverloadedError, UnauthorisedError
+from serve.access.limits import limit_headers
+from serve.errors import OverloadedError, OverQuotaError, UnauthorisedError
 
 REQUEST_ID = "x-request-id"
 SECURITY_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -25,8 +26,10 @@ def json_response(content: Any, request_id: str, status: int = 200, headers: Map
 def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
     """Build the answer for an error: `{"error": {"code", "message", "hint", "request_id"}}`."""
     extra = dict(headers or {})
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | OverQuotaError):
         extra["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, OverQuotaError):
+        extra |= limit_headers(error.standings)
     if isinstance(error, UnauthorisedError):
         extra["www-authenticate"] = "Bearer"
     content = {"error": {"code": error.code, "message": error.message, "hint": error.hint, "request_id": request_id}}

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fmx.errors import FmxError
+
+if TYPE_CHECKING:
+    from serve.access.limits import Standing
 
 
 class UnauthorisedError(FmxError):
     """No key, or one that is not known or no longer valid."""
 
     code, http_status = "unauthorised", 401
+
+
+class ForbiddenError(FmxError):
+    """A good credential that is not for this."""
+
+    code, http_status = "forbidden", 403
+
+
+class OverQuotaError(FmxError):
+    """A caller's rate or daily quota is used up."""
+
+    http_status = 429
+
+    def __init__(self, limit: str, standings: list[Standing], *, retry_after_s: int) -> None:
+        used = standings[-1]
+        what = f"The quota of {used.limit} requests a day is" if limit == "quota" else f"The rate of {used.limit} requests in {used.window_s} s is"
+        super().__init__(f"{what} used up.", hint=f"Try again in {retry_after_s} s.")
+        self.code = f"over_{limit}"
+        self.standings = standings
+        self.retry_after_s = retry_after_s
 
 
 class UnknownPathError(FmxError):

@@ -13,6 +13,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -21,19 +22,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fmx.errors import FmxError, TooLargeError, UnsupportedTypeError
 from serve import metrics
+from serve.access.gate import Gate
+from serve.access.limits import limit_headers
 from serve.answers import error_response, json_response, send_response
 from serve.app import PREDICT
 from serve.engine import Engine
-from serve.errors import MethodError, NotReadyError, UnauthorisedError, UnknownPathError
-from serve.keys import KeyRing
+from serve.errors import MethodError, NotReadyError, OverQuotaError, UnknownPathError
 from serve.settings import ServeSettings
 
 ROUTES = {"/livez": ("GET", "HEAD"), "/readyz": ("GET", "HEAD"), "/metrics": ("GET",), PREDICT: ("POST",)}
-OPEN = frozenset({"/livez", "/readyz", "/metrics"})
+SCOPES = {PREDICT: "predict"}
+"""What a caller must be allowed; the routes that are not here are for probes and scrapers."""
 UNKNOWN = "unknown"
 
 SHED = {413: "too_large", 429: "overloaded", 504: "deadline"}
-"""Answers by which the service protects itself, and their reason in `fmx_shed_total`."""
+"""Answers by which the service protects itself, and their reason in `fmx_shed_total`; beside these `over_rate` and `over_quota`."""
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256_000_000
@@ -46,10 +49,10 @@ log = logging.getLogger("fmx.serve")
 class Guard:
     """An ASGI app around another."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, keys: KeyRing | None, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, gate: Gate, settings: ServeSettings) -> None:
         self._app = app
         self._engine = engine
-        self._keys = keys
+        self._gate = gate
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +71,7 @@ class Guard:
                 _delay_sigterm(self._engine.drain, self._settings.drain_seconds)
             elif message["type"] == "lifespan.shutdown.complete":
                 await asyncio.to_thread(self._engine.close)
+                await self._gate.close()
             await send(message)
 
         await self._app(scope, receive, watched)
@@ -76,41 +80,48 @@ class Guard:
         started = time.perf_counter()
         route = scope["path"] if scope["path"] in ROUTES else UNKNOWN
         request_id = scope["fmx.request_id"] = _request_id(scope)
-        status = 500
+        status, shed = 500, ""
+        scope["fmx.headers"] = {}
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [(name, value) for name, value in message["headers"] if name not in (b"server", b"x-bentoml-request-id")]
+                kept = [(name, value) for name, value in message["headers"] if name not in (b"server", b"x-bentoml-request-id")]
+                message["headers"] = [*kept, *((name.encode(), value.encode()) for name, value in scope["fmx.headers"].items())]
             await send(message)
 
         metrics.in_flight.inc()
         try:
-            await self._answer(scope, receive, counted, route, request_id)
+            shed = await self._answer(scope, receive, counted, route, request_id)
         finally:
             metrics.in_flight.dec()
             metrics.requests.labels(route, str(status)).inc()
             if status in SHED:
-                metrics.shed.labels(SHED[status]).inc()
+                metrics.shed.labels(shed or SHED[status]).inc()
             metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> str:
+        """Answer, and say why where a limit of the caller's own refused it."""
         exchange = _Exchange(receive, send, self._settings.max_body_bytes)
         try:
             self._check_path(scope, route)
-            if route in OPEN:
-                await send_response(self._open_answer(route, request_id), send)
-                return
-            self._check_key(scope)
+            if route not in SCOPES:
+                await send_response(await self._open_answer(scope, route, request_id), send)
+                return ""
+            caller, standings = await self._gate.admit(partial(_header, scope), SCOPES[route])
+            scope["fmx.caller"], scope["fmx.headers"] = caller, limit_headers(standings)
             self._check_body_headers(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except FmxError as error:
             headers = {"allow": ", ".join(ROUTES[route])} if isinstance(error, MethodError) else {}
             await send_response(error_response(error, request_id, headers), exchange.send)
+            return error.code if isinstance(error, OverQuotaError) else ""
+        return ""
 
-    def _open_answer(self, route: str, request_id: str) -> Response:
+    async def _open_answer(self, scope: Scope, route: str, request_id: str) -> Response:
         if route == "/metrics":
+            await self._gate.admit_to_metrics(partial(_header, scope))
             return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE, "x-request-id": request_id})
         if route == "/readyz" and self._engine.why_not_ready:
             raise NotReadyError(self._engine.why_not_ready)
@@ -121,18 +132,6 @@ class Guard:
             raise UnknownPathError("There is no such path.", hint=f"Paths: {', '.join(ROUTES)}.")
         if scope["method"] not in ROUTES[route]:
             raise MethodError(f"{route} takes {' or '.join(ROUTES[route])}.", hint=f"curl -X {ROUTES[route][0]} ...")
-
-    def _check_key(self, scope: Scope) -> None:
-        if self._keys is None:
-            return
-        text = _header(scope, b"x-api-key")
-        authorisation = _header(scope, b"authorization")
-        if authorisation[:7].lower() == "bearer ":
-            text = authorisation[7:].strip()
-        if not text:
-            raise UnauthorisedError("A key is needed.", hint="Send the header 'Authorization: Bearer KEY'. fmx keys create NAME makes one.")
-        if self._keys.identify(text) is None:
-            raise UnauthorisedError("This key is not known, or revoked.", hint="fmx keys list shows the live ones.")
 
     def _check_body_headers(self, scope: Scope) -> None:
         if _header(scope, b"content-encoding") not in ("", "identity"):

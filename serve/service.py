@@ -11,10 +11,11 @@ from starlette.types import ASGIApp
 
 from fmx.errors import FmxError
 from fmx.package import load_package
+from serve.access.gate import Gate, token_verifier
+from serve.access.keys import make_first_key, read_keys
 from serve.app import build_app
 from serve.engine import Engine
 from serve.guard import Guard
-from serve.keys import KeyRing, make_first_key, read_keys
 from serve.settings import key_path, load_settings, package_path
 
 
@@ -24,12 +25,11 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Build the app of one worker."""
         settings = load_settings()
-        keys = KeyRing(key_path(settings)) if settings.auth == "on" else None
         engine = Engine(settings)
         self.mount_apps.clear()
         self.mount_asgi_app(build_app(engine, settings))
         _log_to_stderr()
-        return Guard(super().to_asgi(is_main), engine, keys, settings)
+        return Guard(super().to_asgi(is_main), engine, Gate(settings), settings)
 
 
 def check_before_start() -> None:
@@ -42,6 +42,7 @@ def check_before_start() -> None:
     path = key_path(settings)
     new = make_first_key(path) if settings.keys_file is None else None
     read_keys(path)
+    token_verifier(settings)
     if new:
         print(f"fmx: no keys were configured, so one was made. It is shown this once:\n\n    {new}\n", file=sys.stderr)
         print(f"fmx: its hash is kept in {path}; fmx keys create NAME makes others.", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fmx import storage
@@ -30,6 +30,16 @@ class ServeSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auth: Literal["on", "off"] = "on"
     keys_file: Path | None = None
+    jwt_jwks: str | None = None
+    """JWKS file or URL whose keys sign tokens that are taken beside API keys."""
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_leeway_seconds: float = Field(default=30.0, ge=0, le=600)
+    """By how much clocks may differ."""
+    metrics_token: SecretStr | None = None
+    """/metrics is open to everybody unless this is set."""
+    redis_url: str | None = Field(default=None, pattern="^rediss?://")
+    """Where rates and quotas are counted for all replicas; each worker counts for itself without it."""
     verify_key: Path | None = None
     """Public key (PEM) that must have signed the package; one that it did not sign is not served."""
     workers: int = Field(default=1, ge=1, le=256)
@@ -47,6 +57,14 @@ class ServeSettings(BaseSettings):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     max_images: int = Field(default=32, ge=1)
     """Images a request."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> ServeSettings:
+        if self.jwt_jwks and not self.jwt_audience:
+            raise ValueError("FMX_JWT_JWKS needs FMX_JWT_AUDIENCE: without it tokens that were made for other services would be taken")
+        if not self.jwt_jwks and (self.jwt_issuer or self.jwt_audience):
+            raise ValueError("FMX_JWT_ISSUER and FMX_JWT_AUDIENCE do nothing without FMX_JWT_JWKS")
+        return self
 
     @property
     def worker_threads(self) -> int:

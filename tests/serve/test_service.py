@@ -19,8 +19,8 @@ from export.target import TARGETS, host_target
 from fmx.data import open_source
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
+from serve.access.keys import create_key
 from serve.engine import OPENING
-from serve.keys import create_key
 from serve.service import FmxService, GuardedService
 from tests.conftest import encode
 from tests.fmx.test_images import png_header

@@ -5,16 +5,18 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fmx.errors import SurroundingsError, UsageError
-from serve import keys
-from serve.keys import KeyRing, create_key, make_first_key, read_keys, revoke_key
+from serve.access import keyring
+from serve.access.keyring import KeyRing
+from serve.access.keys import create_key, last_uses, make_first_key, read_keys, revoke_key, rotate_key
 
 
 def test_key_is_known_until_it_is_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(keyring, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.json"
     key, text = create_key(path, "shop")
     ring = KeyRing(path)
@@ -43,7 +45,7 @@ def test_only_the_hash_is_on_disk_and_only_the_owner_reads_it(tmp_path: Path) ->
 
 
 def test_file_that_vanishes_under_a_service_opens_nothing_and_closes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(keyring, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.json"
     _, text = create_key(path, "shop")
     ring = KeyRing(path)
@@ -83,18 +85,71 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_first_key_is_made_once_however_many_processes_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    code = f"from pathlib import Path; from serve.keys import make_first_key; print(make_first_key(Path({str(path)!r})) or '')"
+    code = f"from pathlib import Path; from serve.access.keys import make_first_key; print(make_first_key(Path({str(path)!r})) or '')"
     starters = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(6)]
     shown = [text for starter in starters if (text := starter.communicate()[0].strip())]
     assert len(shown) == 1
     assert KeyRing(path).identify(shown[0]) is not None
     assert make_first_key(path) is None
-    assert [file.name for file in tmp_path.iterdir()] == ["keys.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["keys.json", "last-use"]
 
 
 def test_two_commands_at_once_lose_no_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    code = f"import sys; from pathlib import Path; from serve.keys import create_key; create_key(Path({str(path)!r}), sys.argv[1])"
+    code = f"import sys; from pathlib import Path; from serve.access.keys import create_key; create_key(Path({str(path)!r}), sys.argv[1])"
     for process in [subprocess.Popen([sys.executable, "-c", code, f"client-{i}"]) for i in range(6)]:
         assert process.wait() == 0
     assert len(json.loads(path.read_text())["keys"]) == 6
+
+
+def test_rotated_key_has_the_same_rights_and_the_old_one_is_good_for_the_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Yatai#219, OpenLLM#1201: no rotation anywhere; a changed key cut everybody off at once."""
+    monkeypatch.setattr(keyring, "REREAD_SECONDS", 0.0)
+    path = tmp_path / "keys.json"
+    first, old_text = create_key(path, "shop", scopes=("predict", "metrics"), expires="90d", rate="10/second", quota=1000)
+    ring = KeyRing(path)
+    second, new_text, old = rotate_key(path, "shop", "1h")
+    assert (second.name, second.scopes, second.rate, second.quota) == ("shop", first.scopes, "10/second", 1000)
+    assert abs(second.expires_at() - first.expires_at()) < 60
+    assert old.expires_at() < first.expires_at()
+    assert ring.identify(old_text) is not None
+    assert ring.identify(new_text) is not None
+    rotate_key(path, second.id, "0s")
+    assert ring.identify(new_text) is None
+    assert ring.identify(old_text) is not None
+
+
+def test_key_ends_when_it_was_said_to_end_without_a_change_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, text = create_key(tmp_path / "keys.json", "shop", expires="2s")
+    ring = KeyRing(tmp_path / "keys.json")
+    assert ring.identify(text) is not None
+    assert ring.next_expiry == key.expires_at()
+    monkeypatch.setattr("time.time", key.expires_at)
+    assert ring.identify(text) is None
+    assert ring.next_expiry == float("inf")
+
+
+@pytest.mark.parametrize(
+    "given", [{"scopes": ("root",)}, {"scopes": ()}, {"expires": "soon"}, {"expires": "9999999w"}, {"rate": "10"}, {"rate": "x/second"}, {"quota": 0}]
+)
+def test_rights_that_are_none_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        create_key(tmp_path / "keys.json", "shop", **given)
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_last_use_is_written_down(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key, text = create_key(path, "shop")
+    create_key(path, "app")
+    assert last_uses(path) == {}
+    KeyRing(path).identify(text)
+    assert list(last_uses(path)) == [key.id]
+
+
+def test_key_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    entry = {"id": "0a1b2c3d", "name": "shop", "sha256": "0" * 64, "created": "2026-11-01T00:00:00Z", "revoked": None}
+    (tmp_path / "keys.json").write_text(json.dumps({"version": 1, "keys": [entry]}))
+    (key,) = read_keys(tmp_path / "keys.json")
+    assert key.scopes == ("predict",)
+    assert key.is_live(0.0)
