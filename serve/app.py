@@ -19,6 +19,7 @@ from starlette.routing import Route
 from fmx.errors import FmxError, InputError, TooLargeError, UnsupportedTypeError
 from fmx.tasks.image_classification import ImageClassification
 from serve.answers import error_response, json_response
+from serve.audit import digest
 from serve.engine import Engine
 from serve.settings import ServeSettings
 
@@ -35,7 +36,7 @@ def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
         request_id: str = request.scope["fmx.request_id"]
         try:
             inputs, top_k = await _read_inputs(request, settings)
-            answer = await engine.predict(inputs, top_k)
+            answer = await engine.predict(inputs, top_k, request.scope["fmx.deadline"])
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; it is counted
         except FmxError as error:
@@ -47,7 +48,11 @@ def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
             return error_response(FmxError("Something unforeseen went wrong.", hint="Tell its request id."), request_id)
         package, variant = answer.predictor.package, answer.predictor.variant
         model = {"name": package.name, "version": package.manifest.version, "variant": variant.name}
-        return json_response({"request_id": request_id, "model": model, "predictions": answer.predictions}, request_id)
+        response = json_response({"request_id": request_id, "model": model, "predictions": answer.predictions}, request_id)
+        if settings.audit_file is not None:
+            facts = {"model": package.digest, "variant": variant.name, "inputs": [digest(data) for data in inputs]}
+            request.scope["fmx.audit"] = {**facts, "answer": digest(bytes(response.body))}
+        return response
 
     return Starlette(routes=[Route(PREDICT, predict, methods=["POST"])])
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from fmx.errors import FmxError
 from fmx.predictor import PackagePredictor
 from fmx.signature import verify_signature
 from serve import metrics
+from serve.admission import Admission
 from serve.batcher import MicroBatcher
-from serve.errors import DeadlineError, NotReadyError
+from serve.errors import NotReadyError, too_late
 from serve.settings import ServeSettings, package_path
 
 log = logging.getLogger("fmx.serve")
@@ -47,6 +48,7 @@ class Engine:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="fmx-decode")
+        self._inside = Admission(settings.queue_rows)
         self._opened: _Opened | None = None
         self._draining = False
         self._refused = OPENING
@@ -77,8 +79,13 @@ class Engine:
             return DRAINING
         return "" if self._opened else self._refused
 
-    async def predict(self, inputs: list[bytes], top_k: int) -> Answer:
+    async def predict(self, inputs: list[bytes], top_k: int, deadline: float) -> Answer:
         """Answer the inputs of one request, in order.
+
+        Args:
+            inputs: encoded.
+            top_k: labels an input.
+            deadline: on `time.monotonic`'s clock.
 
         Raises:
             InputError, TooLargeError: an input that cannot be read; nothing of the request is then run.
@@ -87,15 +94,18 @@ class Engine:
         if self._opened is None:
             raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
         predictor, batcher = self._opened.predictor, self._opened.batcher
-        deadline = time.monotonic() + self._settings.timeout_seconds
-        loop = asyncio.get_running_loop()
-        rows = await asyncio.gather(*(loop.run_in_executor(self._decoders, self._decode, predictor, data) for data in inputs))
-        answers = await _within(batcher.submit(rows, deadline), deadline)
+        with self._inside.admit(len(inputs)):
+            loop = asyncio.get_running_loop()
+            decoding = [loop.run_in_executor(self._decoders, self._decode, predictor, data, deadline) for data in inputs]
+            rows = await _within(decoding, deadline)
+            answers = await _within([asyncio.wrap_future(future) for future in batcher.submit(rows, deadline)], deadline)
         for probabilities in answers:
             metrics.predictions.labels(predictor.contract.labels[int(probabilities.argmax())]).inc()
         return Answer(predictor, [predictor.task.prediction(probabilities, top_k) for probabilities in answers])
 
-    def _decode(self, predictor: PackagePredictor, data: bytes) -> np.ndarray:
+    def _decode(self, predictor: PackagePredictor, data: bytes, deadline: float) -> np.ndarray:
+        if time.monotonic() >= deadline:
+            raise too_late()
         started = time.perf_counter()
         row = predictor.task.row(data, self._settings.max_pixels)
         metrics.decode_seconds.observe(time.perf_counter() - started)
@@ -126,10 +136,10 @@ class Engine:
         log.info("Serving %s %s, %s, %d threads; golden rows agree to %.1e.", name, version, variant, settings.worker_threads, difference)
 
 
-async def _within(futures: list[Future[np.ndarray]], deadline: float) -> list[np.ndarray]:
-    """Wait for a request's rows until its deadline; rows that have not run by then are taken back."""
+async def _within(futures: list[asyncio.Future[np.ndarray]], deadline: float) -> list[np.ndarray]:
+    """Wait for a request's rows until its deadline; what has not been begun by then is taken back."""
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+            return await asyncio.gather(*futures)
     except TimeoutError as error:
-        raise DeadlineError("The answer did not come in time.", hint="Send fewer at once, or add replicas.") from error
+        raise too_late() from error

@@ -64,7 +64,18 @@ class NotReadyError(FmxError):
     code, http_status = "not_ready", 503
 
 
+class SlowBodyError(FmxError):
+    """A request's body that did not arrive in time."""
+
+    code, http_status = "slow_body", 408
+
+
 class DeadlineError(FmxError):
     """The answer would come too late."""
 
     code, http_status = "deadline", 504
+
+
+def too_late() -> DeadlineError:
+    """Say that a request's deadline has passed."""
+    return DeadlineError("The answer did not come in time.", hint="Send fewer at once, or add replicas.")

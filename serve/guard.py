@@ -26,16 +26,19 @@ from serve.access.gate import Gate
 from serve.access.limits import limit_headers
 from serve.answers import error_response, json_response, send_response
 from serve.app import PREDICT
+from serve.audit import AuditLog
 from serve.engine import Engine
-from serve.errors import MethodError, NotReadyError, OverQuotaError, UnknownPathError
+from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError
+from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.settings import ServeSettings
 
 ROUTES = {"/livez": ("GET", "HEAD"), "/readyz": ("GET", "HEAD"), "/metrics": ("GET",), PREDICT: ("POST",)}
 SCOPES = {PREDICT: "predict"}
 """What a caller must be allowed; the routes that are not here are for probes and scrapers."""
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 UNKNOWN = "unknown"
 
-SHED = {413: "too_large", 429: "overloaded", 504: "deadline"}
+SHED = {408: "slow_body", 413: "too_large", 429: "overloaded", 504: "deadline"}
 """Answers by which the service protects itself, and their reason in `fmx_shed_total`; beside these `over_rate` and `over_quota`."""
 
 LINGER_SECONDS = 2.0
@@ -44,6 +47,7 @@ LINGER_BYTES = 256_000_000
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("fmx.serve")
+access_log = logging.getLogger(ACCESS)
 
 
 class Guard:
@@ -54,6 +58,7 @@ class Guard:
         self._engine = engine
         self._gate = gate
         self._settings = settings
+        self._audit = AuditLog(settings.audit_file) if settings.audit_file is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one connection's scope: lifespan or http; websockets are refused."""
@@ -67,11 +72,14 @@ class Guard:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def watched(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
+                set_up_logs(self._settings.log_format)  # once more: the shell sets up its own while it starts
                 self._engine.start()
                 _delay_sigterm(self._engine.drain, self._settings.drain_seconds)
             elif message["type"] == "lifespan.shutdown.complete":
                 await asyncio.to_thread(self._engine.close)
                 await self._gate.close()
+                if self._audit is not None:
+                    await asyncio.to_thread(self._audit.close)
             await send(message)
 
         await self._app(scope, receive, watched)
@@ -80,8 +88,10 @@ class Guard:
         started = time.perf_counter()
         route = scope["path"] if scope["path"] in ROUTES else UNKNOWN
         request_id = scope["fmx.request_id"] = _request_id(scope)
+        context = RequestContext(request_id, trace_id_of(_header(scope, b"traceparent")))
+        token = request_context.set(context)
         status, shed = 500, ""
-        scope["fmx.headers"] = {}
+        scope["fmx.headers"], scope["fmx.deadline"] = {}, time.monotonic() + self._settings.timeout_seconds
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -99,11 +109,27 @@ class Guard:
             metrics.requests.labels(route, str(status)).inc()
             if status in SHED:
                 metrics.shed.labels(shed or SHED[status]).inc()
-            metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            metrics.request_seconds.labels(route).observe(seconds)
+            if route not in PROBES:
+                self._write_down(scope, route, status, seconds)
+            request_context.reset(token)
+
+    def _write_down(self, scope: Scope, route: str, status: int, seconds: float) -> None:
+        """Log a request, and note it in the audit log where it asked for something that wants a caller."""
+        caller = scope.get("fmx.caller")
+        key = caller.id if caller is not None else ""
+        if self._settings.access_log == "on":
+            facts = {"method": scope["method"], "route": route, "status": status, "ms": round(1e3 * seconds, 2), "key": key}
+            access_log.info("%s %s %d", scope["method"], route, status, extra={"facts": facts})
+        if self._audit is not None and route in SCOPES:
+            named = {"request_id": scope["fmx.request_id"], "route": route, "status": status, "key": key}
+            self._audit.write(**named, caller=caller.name if caller is not None else "", **scope.get("fmx.audit", {}))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> str:
         """Answer, and say why where a limit of the caller's own refused it."""
-        exchange = _Exchange(receive, send, self._settings.max_body_bytes)
+        until = asyncio.get_running_loop().time() + self._settings.body_seconds
+        exchange = _Exchange(receive, send, self._settings.max_body_bytes, until)
         try:
             self._check_path(scope, route)
             if route not in SCOPES:
@@ -142,26 +168,34 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its answer: the body may not grow past a limit, whatever its headers said, and an early answer is not cut off.
+    """One request and its answer: the body may not grow past a limit, whatever its headers said, nor take too long, and no answer is cut off.
 
     An answer to a body that was not read to its end is sent at once; then what the client still sends is read and thrown away, within
     bounds, before the connection closes. Closing at once would reset it, and the client would never see the answer.
     """
 
-    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, receive: Receive, send: Send, limit: int, until: float) -> None:
         self._receive = receive
         self._send = send
         self._limit = limit
+        self._until = until
         self._taken = 0
         self._read_to_end = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = await (self._receive() if self._read_to_end else self._receive_in_time())
         self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
         self._taken += len(message.get("body", b""))
         if self._taken > self._limit:
             raise _too_long(self._limit)
         return message
+
+    async def _receive_in_time(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await self._receive()
+        except TimeoutError:
+            raise SlowBodyError("The body came too slowly.", hint="Send a smaller image, or raise FMX_BODY_SECONDS.") from None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self._read_to_end:

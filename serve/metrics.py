@@ -22,6 +22,7 @@ in_flight = Gauge("fmx_in_flight", "Requests being answered.", multiprocess_mode
 shed = Counter("fmx_shed_total", "Requests refused to protect the service.", ["reason"])
 key_requests = Counter("fmx_key_requests_total", "Requests let in, by the key's id; signed tokens count as one.", ["key"])
 limits_shared = Gauge("fmx_limits_shared", "1 while rates and quotas are counted in Redis for all replicas.", multiprocess_mode="livemin")
+audit_lost = Counter("fmx_audit_lost_total", "Audit entries that could not be written.")
 decode_seconds = Histogram("fmx_decode_seconds", "From an input's bytes to its row.", buckets=_SECONDS)
 queue_seconds = Histogram("fmx_queue_seconds", "A row's wait before it runs.", buckets=_SECONDS)
 queue_rows = Gauge("fmx_queue_rows", "Rows waiting.", multiprocess_mode="livesum")

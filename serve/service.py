@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -16,6 +15,7 @@ from serve.access.keys import make_first_key, read_keys
 from serve.app import build_app
 from serve.engine import Engine
 from serve.guard import Guard
+from serve.logs import set_up_logs
 from serve.settings import key_path, load_settings, package_path
 
 
@@ -28,7 +28,7 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
         engine = Engine(settings)
         self.mount_apps.clear()
         self.mount_asgi_app(build_app(engine, settings))
-        _log_to_stderr()
+        set_up_logs(settings.log_format)
         return Guard(super().to_asgi(is_main), engine, Gate(settings), settings)
 
 
@@ -55,22 +55,13 @@ def _workers() -> int:
         return 1  # the check before the start says what is wrong, and nothing starts
 
 
-def _log_to_stderr() -> None:
-    log = logging.getLogger("fmx.serve")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-
-
 @bentoml.service(
     name="fmx",
     service_class=GuardedService,
     workers=_workers(),
     traffic={"timeout": 3600},  # deadlines are the engine's: BentoML's would free a slot while its work goes on
     metrics={"enabled": False},  # BentoML's label by raw path
+    logging={"access": {"enabled": False}},  # ours knows callers and request ids, and masks
 )
 class FmxService:
     """Serves a model package; `POST /v1/predict`."""

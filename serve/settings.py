@@ -42,15 +42,23 @@ class ServeSettings(BaseSettings):
     """Where rates and quotas are counted for all replicas; each worker counts for itself without it."""
     verify_key: Path | None = None
     """Public key (PEM) that must have signed the package; one that it did not sign is not served."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """auto: text on a terminal, else JSON lines."""
+    access_log: Literal["on", "off"] = "on"
+    """One line a request, but for probes and scrapes."""
+    audit_file: Path | None = None
+    """Where to keep the audit log; none is kept unless this is set."""
     workers: int = Field(default=1, ge=1, le=256)
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads a worker; default its equal part of the usable CPUs."""
     queue_rows: int = Field(default=256, ge=1)
-    """Rows that may wait in a worker; more are refused with 429."""
+    """Images that may be in a worker at once, from their decoding to their answer; more are refused with 429."""
     batch_rows: int = Field(default=16, ge=1, le=1024)
     """Most rows that run together. Rows never wait for company."""
     timeout_seconds: float = Field(default=30.0, gt=0)
-    """From a request's arrival to 504."""
+    """From a request's arrival to 504, reading and decoding included."""
+    body_seconds: float = Field(default=10.0, gt=0)
+    """Most that a request's body may take to arrive; then 408."""
     drain_seconds: float = Field(default=5.0, ge=0)
     """How long a worker answers on, not ready, after SIGTERM."""
     max_body_bytes: int = Field(default=20_000_000, ge=1)
@@ -61,9 +69,12 @@ class ServeSettings(BaseSettings):
     @model_validator(mode="after")
     def _fit_together(self) -> ServeSettings:
         if self.jwt_jwks and not self.jwt_audience:
-            raise ValueError("FMX_JWT_JWKS needs FMX_JWT_AUDIENCE: without it tokens that were made for other services would be taken")
+            raise ValueError("signed tokens need FMX_JWT_AUDIENCE: without it tokens that were made for other services would be taken")
         if not self.jwt_jwks and (self.jwt_issuer or self.jwt_audience):
-            raise ValueError("FMX_JWT_ISSUER and FMX_JWT_AUDIENCE do nothing without FMX_JWT_JWKS")
+            raise ValueError("issuer and audience (FMX_JWT_ISSUER, FMX_JWT_AUDIENCE) do nothing without FMX_JWT_JWKS")
+        if self.max_images > self.queue_rows:
+            most = f"FMX_QUEUE_ROWS, {self.queue_rows}"
+            raise ValueError(f"a request of FMX_MAX_IMAGES, {self.max_images}, would never be taken where a worker takes fewer ({most})")
         return self
 
     @property

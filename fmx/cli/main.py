@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fmx.cli import data, keys, signals
+from fmx.cli import audit, data, keys, signals
 from fmx.cli.bench import bench
 from fmx.cli.check import check
 from fmx.cli.combine import ensemble, soup
@@ -52,6 +52,7 @@ app.command()(sign)
 app.command()(serve)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 app.command()(doctor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from export.target import TARGETS, host_target
 from fmx.data import open_source
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
+from fmx.tasks.image_classification import ImageClassification
 from serve.access.keys import create_key
 from serve.engine import OPENING
 from serve.service import FmxService, GuardedService
@@ -272,3 +274,42 @@ def test_altered_package_is_never_ready(small_package: Package, tmp_path: Path, 
         error_of(refused.predict(b"x"), 503, "not_ready")
     finally:
         refused.close()
+
+
+def test_body_that_comes_too_slowly_is_408(small_package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMX_PACKAGE", str(small_package.folder))
+    monkeypatch.setenv("FMX_AUTH", "off")
+    monkeypatch.setenv("FMX_BODY_SECONDS", "0.3")
+    service = Service("")
+
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    error_of(service.predict(content=cast(bytes, drip())), 408, "slow_body")
+    service.close()
+
+
+def test_deadline_covers_decoding_and_what_is_past_it_is_not_decoded(
+    small_package: Package, digits: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bentoml/BentoML#5642: work went on behind an answer that was given up, more of it at once than there were slots."""
+    monkeypatch.setenv("FMX_PACKAGE", str(small_package.folder))
+    monkeypatch.setenv("FMX_AUTH", "off")
+    monkeypatch.setenv("FMX_THREADS", "1")
+    monkeypatch.setenv("FMX_TIMEOUT_SECONDS", "0.5")
+    service = Service("")
+    begun: list[float] = []
+
+    def slow(self: object, data: bytes, max_pixels: int) -> np.ndarray:
+        begun.append(time.monotonic())
+        time.sleep(0.4)
+        return cast(np.ndarray, row(self, data, max_pixels))
+
+    row: Any = ImageClassification.row
+    monkeypatch.setattr(ImageClassification, "row", slow)
+    content = {"images": [base64.b64encode(image).decode() for image in digits]}
+    error_of(service.predict(json.dumps(content).encode(), kind="application/json"), 504, "deadline")
+    service.close()
+    assert len(begun) == 2

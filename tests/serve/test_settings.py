@@ -30,6 +30,14 @@ def test_misspelt_setting_is_refused_and_a_clusters_variable_is_not(monkeypatch:
     assert "FMX_WORKERS" in caught.value.hint
 
 
+def test_request_that_could_never_be_taken_is_refused_as_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMX_QUEUE_ROWS", "8")
+    with pytest.raises(UsageError, match="FMX_MAX_IMAGES"):
+        load_settings()
+    monkeypatch.setenv("FMX_MAX_IMAGES", "8")
+    assert load_settings().queue_rows == 8
+
+
 def test_threads_share_the_cpus_between_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.settings.usable_cpus", lambda: 8)
     for workers, threads in (("1", 8), ("3", 2), ("16", 1)):

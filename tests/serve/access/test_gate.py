@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fmx.data import open_source
 from fmx.errors import SurroundingsError, UsageError
 from fmx.package import Package
 from serve.access.keys import create_key
+from serve.audit import digest, verify_audit
 from serve.service import check_before_start
 from serve.settings import load_settings
 from tests.serve.access.test_tokens import AUDIENCE, ISSUER, token, write_jwks
@@ -27,6 +31,7 @@ class Guarded:
     service: Service
     metrics_only: str
     slow: str
+    audit: Path
 
     def ask(self, key: str, **headers: str) -> httpx.Response:
         return self.service.request("POST", "/v1/predict", key=key, headers={"content-type": "image/png", **headers}, content=b"no image")
@@ -42,11 +47,12 @@ def guarded(small_package: Package, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setenv("FMX_KEYS_FILE", str(folder / "keys.json"))
         patch.setenv("FMX_PACKAGE", str(small_package.folder))
         patch.setenv("FMX_METRICS_TOKEN", "let-me-see")
+        patch.setenv("FMX_AUDIT_FILE", str(folder / "audit.jsonl"))
         patch.setenv("FMX_JWT_JWKS", write_jwks(folder / "jwks.json", "rsa"))
         patch.setenv("FMX_JWT_ISSUER", ISSUER)
         patch.setenv("FMX_JWT_AUDIENCE", AUDIENCE)
         made = Service(text)
-        yield Guarded(made, metrics_only, slow)
+        yield Guarded(made, metrics_only, slow, folder / "audit.jsonl")
         made.close()
 
 
@@ -99,3 +105,25 @@ def test_token_keys_that_cannot_be_read_stop_the_start(small_package: Package, t
     monkeypatch.setenv("FMX_JWT_AUDIENCE", AUDIENCE)
     with pytest.raises(SurroundingsError, match=r"none\.json"):
         check_before_start()
+
+
+def test_audit_log_says_who_asked_what_and_what_came_of_it(guarded: Guarded, small_package: Package, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    image = next(iter(open_source("digits").splits["test"])).read()
+    answer = guarded.service.predict(image)
+    assert answer.status_code == 200
+    guarded.ask("fmx_00000000_wrong")
+    for _ in range(200):
+        entries = [json.loads(line) for line in guarded.audit.read_bytes().splitlines()] if guarded.audit.exists() else []
+        asked = [entry for entry in entries if entry["request_id"] == answer.headers["x-request-id"]]
+        if asked and entries[-1]["status"] == 401:
+            break
+        time.sleep(0.02)
+    (entry,) = asked
+    assert (entry["caller"], entry["status"], entry["model"]) == ("whole", 200, small_package.digest)
+    assert entry["inputs"] == [digest(image)]
+    assert entry["answer"] == digest(answer.content)
+    assert entries[-1]["key"] == ""
+    assert verify_audit([guarded.audit]).entries == len(entries)
+    lines = [vars(record)["facts"] for record in caplog.records if record.name == "fmx.access"]
+    assert {"method": "POST", "route": "/v1/predict", "status": 200, "key": entry["key"]}.items() <= {**lines[0], "ms": 0}.items()

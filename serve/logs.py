@@ -1,0 +1,107 @@
+"""What a worker writes to standard error: one handler for every logger, JSON lines or plain ones, each masked after it was formatted.
+
+Request bodies are never logged. What a library puts into a message or a traceback passes `serve.masking.mask` like everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import traceback
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal
+
+import orjson
+
+from serve.masking import mask
+
+Format = Literal["auto", "json", "text"]
+ACCESS = "fmx.access"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """What every line that is written for a request carries."""
+
+    request_id: str
+    trace_id: str = ""
+
+
+request_context: ContextVar[RequestContext | None] = ContextVar("fmx_request", default=None)
+
+
+def trace_id_of(traceparent: str) -> str:
+    """Give the trace id of a W3C traceparent header; empty for one that is none, or all zeros."""
+    found = _TRACEPARENT.fullmatch(traceparent.strip())
+    return found[1] if found and found[1] != "0" * 32 and found[2] != "0" * 16 else ""
+
+
+class TextFormatter(logging.Formatter):
+    """Plain lines, for eyes."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format and mask."""
+        facts = getattr(record, "facts", None)
+        tail = "".join(f" {name}={value}" for name, value in facts.items()) if facts else ""
+        return mask(super().format(record) + tail)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, for machines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format and mask."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line: dict[str, Any] = {"time": when, "level": record.levelname, "logger": record.name, "message": mask(record.getMessage())}
+        context = request_context.get()
+        if context is not None:
+            line["request_id"] = context.request_id
+            if context.trace_id:
+                line["trace_id"] = context.trace_id
+        facts = getattr(record, "facts", None)
+        if facts:
+            line |= facts
+        if record.exc_info:
+            line["exception"] = mask(self.formatException(record.exc_info))
+        return orjson.dumps(line, default=str).decode()
+
+
+def set_up_logs(form: Format) -> None:
+    """Send every logger's records through one masking handler on standard error, in place of those that libraries have set up before."""
+    is_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    for logger in (logging.root, *loggers):
+        logger.handlers[:] = [handler for handler in logger.handlers if not _is_console(handler)]
+        logger.propagate = True
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
+    logging.root.addHandler(handler)
+    for name in ("fmx.serve", ACCESS):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a record that cannot be written would be printed unmasked
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _log_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_uncaught_in_thread
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    sys.stderr.write(mask("".join(traceback.format_exception(kind, error, where))))
+
+
+def _log_uncaught_in_thread(given: threading.ExceptHookArgs) -> None:
+    if given.exc_value is not None:
+        logging.getLogger("fmx.serve").error("A thread ended.", exc_info=(given.exc_type, given.exc_value, given.exc_traceback))

@@ -1,0 +1,84 @@
+"""Takes personal data and secrets out of text before anybody can read it in a log: what is masked, and the checks that spare other numbers.
+
+Numbers are known by their form and, where there is one, their checksum: payment cards by Luhn's (ISO/IEC 7812-1), Chinese identity cards by
+GB 11643's. Digits may be ASCII, full-width or Chinese numerals, in groups.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+_DIGITS = "0-9０-９〇零一二三四五六七八九幺"
+_TO_ASCII = str.maketrans("０１２３４５６７８９〇零一二三四五六七八九幺Ｘｘx", "012345678900123456789" + "1XXX")
+_BEFORE, _AFTER = r"(?<![0-9A-Za-z_０-９.])", r"(?![0-9A-Za-z_０-９])"
+_NUMBER = re.compile(rf"(?:\+|＋)?(?:{_BEFORE})[{_DIGITS}](?:[ \-‐－·()（）]{{0,2}}[{_DIGITS}]){{7,22}}[XxＸｘ]?{_AFTER}")
+
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\bfmx_([0-9a-f]{8})_[A-Za-z0-9_-]+"), r"fmx_\1_[secret]"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[token]"),
+    (re.compile(r"(?i)\b(bearer|basic)(\s+)(?!\[)[A-Za-z0-9._~+/=-]{8,}"), r"\1\2[secret]"),
+    (
+        re.compile(
+            r"(?i)((?:api[_-]?key|access[_-]?key|token|secret|passw(?:or)?d|pwd|authorization|cookie|密码|口令|密钥)[\"']?\s*[:=：]\s*[\"']?)"
+            r"(?!\[)(?!bearer\b|basic\b)[^\s\"',;&}]+"
+        ),
+        r"\1[secret]",
+    ),
+    (re.compile(r"(://[^\s/:@]+:)[^\s/@]+@"), r"\1[secret]@"),
+    (re.compile(r"[^\s@＠<>()\[\]\"',;:=，。；：]+[@＠][^\s@＠<>()\[\]\"',;:=，。；：]+[.．。][A-Za-z0-9\u4e00-\u9fff]{2,}"), "[email]"),
+)
+
+
+def mask(text: str) -> str:
+    """Replace keys, tokens, passwords, e-mail addresses, phone, identity-card and payment-card numbers by what they were."""
+    for pattern, instead in _RULES:
+        text = pattern.sub(instead, text)
+    return _NUMBER.sub(_mask_number, text)
+
+
+def _mask_number(found: re.Match[str]) -> str:
+    written = found[0]
+    number = re.sub(r"[^0-9X]", "", written.translate(_TO_ASCII))
+    kind = _kind_of(number, is_international=written[0] in "+＋", is_grouped=len(number) < len(written))
+    return f"[{kind}]" if kind else written
+
+
+def _kind_of(number: str, *, is_international: bool, is_grouped: bool) -> str:
+    """Say what a number is, or nothing."""
+    if is_identity_card(number):
+        return "identity card"
+    if number.endswith("X"):
+        return ""
+    if re.fullmatch(r"(?:0086|86)?1[3-9]\d{9}", number):
+        return "phone"
+    if 13 <= len(number) <= 19 and passes_luhn(number) and len(set(number)) > 1:
+        return "card"
+    if is_international and 8 <= len(number) <= 15:
+        return "phone"
+    if is_grouped and re.fullmatch(r"0\d{2,3}[2-9]\d{6,7}", number):
+        return "phone"
+    return ""
+
+
+def passes_luhn(number: str) -> bool:
+    """Check Luhn's digit: every second digit from the right doubled, cross sum a multiple of ten."""
+    doubled = [int(digit) * (2 if place % 2 else 1) for place, digit in enumerate(reversed(number))]
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def is_identity_card(number: str) -> bool:
+    """Say whether it is a Chinese identity number: 17 digits with a birthday and a check digit (GB 11643-1999), or 15 of the kind before."""
+    if len(number) == 15 and number.isdigit():
+        return _is_date("19" + number[6:12])
+    if len(number) != 18 or not number[:17].isdigit() or not _is_date(number[6:14]):
+        return False
+    weights = [2 ** (17 - place) % 11 for place in range(17)]
+    return "10X98765432"[sum(int(digit) * weight for digit, weight in zip(number, weights, strict=False)) % 11] == number[17]
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return 1850 <= datetime.strptime(text, "%Y%m%d").year <= 2100
+    except ValueError:
+        return False
