@@ -50,7 +50,7 @@ ACCURACY = (
     Case("efficientnet_lite0", "MNIST", 64, "ImageNet", train={"method": "finetune", "epochs": 4}),
     Case("resnet18", "MNIST", 64, "random", train={"method": "finetune", "epochs": 4}),
     Case("mobilenet_v3_small", "MNIST", 64, "random", train={"method": "finetune", "epochs": 12}),
-    Case("squeezenet1_1", "MNIST", 64, "random", train={"method": "finetune", "epochs": 12}),
+    Case("squeezenet1_1", "MNIST", 64, "random", train={"method": "finetune", "epochs": 12, "lr": 2e-4}),
 )
 BUDGET = 0.5
 """Points; of `fmx export` and of NNCF's accuracy control."""

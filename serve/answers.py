@@ -23,8 +23,8 @@ def json_response(content: Any, request_id: str, status: int = 200, headers: Map
     return Response(orjson.dumps(content), status_code=status, headers=all_headers, media_type="application/json")
 
 
-def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Build the answer for an error: `{"error": {"code", "message", "hint", "request_id"}}`."""
+def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] | None = None, *, is_v2: bool = False) -> Response:
+    """Build the answer for an error: `{"error": {"code", "message", "hint", "request_id"}}`, or the Open Inference Protocol's `{"error": text}`."""
     extra = dict(headers or {})
     if isinstance(error, OverloadedError | OverQuotaError):
         extra["retry-after"] = str(error.retry_after_s)
@@ -32,7 +32,9 @@ def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] 
         extra |= limit_headers(error.standings)
     if isinstance(error, UnauthorisedError):
         extra["www-authenticate"] = "Bearer"
-    content = {"error": {"code": error.code, "message": error.message, "hint": error.hint, "request_id": request_id}}
+    content: dict[str, Any] = {"error": {"code": error.code, "message": error.message, "hint": error.hint, "request_id": request_id}}
+    if is_v2:
+        content = {"error": f"{error.message} {error.hint}".strip()}
     return json_response(content, request_id, error.http_status, extra)
 
 

@@ -1,10 +1,15 @@
-"""Our ASGI app inside BentoML's shell: `POST /v1/predict`. Who may call, and how much may be sent, was settled in guard.py."""
+"""Our ASGI app inside BentoML's shell: `POST /v1/predict`, and the Open Inference Protocol (oip.py) beside it.
+
+Who may call, and how much may be sent, was settled in guard.py.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import logging
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -17,13 +22,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fmx.errors import FmxError, InputError, TooLargeError, UnsupportedTypeError
+from fmx.predictor import PackagePredictor
 from fmx.tasks.image_classification import ImageClassification
-from serve.answers import error_response, json_response
+from serve import oip
+from serve.answers import REQUEST_ID, SECURITY_HEADERS, error_response, json_response
 from serve.audit import digest
 from serve.engine import Engine
+from serve.errors import UnknownPathError
 from serve.settings import ServeSettings
 
 PREDICT = "/v1/predict"
+V2_MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+Handler = Callable[[Request], Awaitable[Response]]
 MOST_LABELS = 1000
 DEFAULT_LABELS = 5
 log = logging.getLogger("fmx.serve")
@@ -33,28 +43,81 @@ def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
     """Build the app with its routes."""
 
     async def predict(request: Request) -> Response:
+        inputs, top_k = await _read_inputs(request, settings)
+        answer = await engine.predict(inputs, top_k, request.scope["fmx.deadline"])
         request_id: str = request.scope["fmx.request_id"]
-        try:
-            inputs, top_k = await _read_inputs(request, settings)
-            answer = await engine.predict(inputs, top_k, request.scope["fmx.deadline"])
-        except ClientDisconnect:
-            return Response(status_code=499)  # nobody reads it; it is counted
-        except FmxError as error:
-            if error.http_status >= 500 and error.http_status not in (503, 504):
-                log.error("request %s failed: %s", request_id, error.message)
-            return error_response(error, request_id)
-        except Exception:  # a fault of ours: the client gets the shape of every error, the log the traceback
-            log.exception("request %s failed", request_id)
-            return error_response(FmxError("Something unforeseen went wrong.", hint="Tell its request id."), request_id)
         package, variant = answer.predictor.package, answer.predictor.variant
         model = {"name": package.name, "version": package.manifest.version, "variant": variant.name}
         response = json_response({"request_id": request_id, "model": model, "predictions": answer.predictions}, request_id)
         if settings.audit_file is not None:
-            facts = {"model": package.digest, "variant": variant.name, "inputs": [digest(data) for data in inputs]}
-            request.scope["fmx.audit"] = {**facts, "answer": digest(bytes(response.body))}
+            request.scope["fmx.audit"] = _audited(answer.predictor, inputs, response)
         return response
 
-    return Starlette(routes=[Route(PREDICT, predict, methods=["POST"])])
+    async def infer(request: Request) -> Response:
+        predictor = _named(engine.opened(), request)
+        asked = oip.read_infer(await request.body(), request.headers, predictor, settings.max_images)
+        predictor, probabilities = await engine.infer(asked.inputs, request.scope["fmx.deadline"])
+        body, headers = oip.write_infer(asked, predictor, probabilities)
+        response = Response(body, headers={**SECURITY_HEADERS, REQUEST_ID: request.scope["fmx.request_id"], **headers})
+        if settings.audit_file is not None:
+            encoded = [given if isinstance(given, bytes) else given.tobytes() for given in asked.inputs]
+            request.scope["fmx.audit"] = _audited(predictor, encoded, response)
+        return response
+
+    async def server(request: Request) -> Response:
+        return json_response(oip.server_metadata(version("fmx-toolkit")), request.scope["fmx.request_id"])
+
+    async def model(request: Request) -> Response:
+        return json_response(oip.model_metadata(_named(engine.opened(), request)), request.scope["fmx.request_id"])
+
+    async def model_ready(request: Request) -> Response:
+        name = _named(engine.opened(), request).package.name
+        return json_response({"name": name, "ready": True}, request.scope["fmx.request_id"])
+
+    return Starlette(
+        routes=[
+            Route(PREDICT, _answered(predict), methods=["POST"]),
+            Route("/v2", _answered(server), methods=["GET"]),
+            *(Route(path, _answered(model), methods=["GET"]) for path in V2_MODEL),
+            *(Route(f"{path}/ready", _answered(model_ready), methods=["GET"]) for path in V2_MODEL),
+            *(Route(f"{path}/infer", _answered(infer), methods=["POST"]) for path in V2_MODEL),
+        ]
+    )
+
+
+def _answered(handle: Handler) -> Handler:
+    """Make an answer of every error that a handler raises."""
+
+    async def answer(request: Request) -> Response:
+        request_id: str = request.scope["fmx.request_id"]
+        try:
+            return await handle(request)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it; it is counted
+        except FmxError as known:
+            error = known
+            if error.http_status >= 500 and error.http_status not in (503, 504):
+                log.error("request %s failed: %s", request_id, error.message)
+        except Exception:  # a fault of ours: the client gets the shape of every error, the log the traceback
+            log.exception("request %s failed", request_id)
+            error = FmxError("Something unforeseen went wrong.", hint="Tell its request id.")
+        return error_response(error, request_id, is_v2=request.url.path.startswith("/v2"))
+
+    return answer
+
+
+def _named(predictor: PackagePredictor, request: Request) -> PackagePredictor:
+    """Check that a path names what is served. Raises: `UnknownPathError`."""
+    name, wanted = request.path_params["name"], request.path_params.get("version")
+    package = predictor.package
+    if name != package.name or wanted not in (None, package.manifest.version):
+        raise UnknownPathError("There is no such model here.", hint=f"It is {package.name}, version {package.manifest.version}.")
+    return predictor
+
+
+def _audited(predictor: PackagePredictor, inputs: list[bytes], response: Response) -> dict[str, Any]:
+    facts = {"model": predictor.package.digest, "variant": predictor.variant.name, "inputs": [digest(data) for data in inputs]}
+    return {**facts, "answer": digest(bytes(response.body))}
 
 
 async def _read_inputs(request: Request, settings: ServeSettings) -> tuple[list[bytes], int]:

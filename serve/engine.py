@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -79,31 +80,53 @@ class Engine:
             return DRAINING
         return "" if self._opened else self._refused
 
+    def opened(self) -> PackagePredictor:
+        """Give what is served. Raises: `NotReadyError`."""
+        if self._opened is None:
+            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
+        return self._opened.predictor
+
     async def predict(self, inputs: list[bytes], top_k: int, deadline: float) -> Answer:
+        """Answer the encoded inputs of one request, in order, with `top_k` labels each. Raises: see `infer`."""
+        predictor, answers = await self.infer(inputs, deadline)
+        return Answer(predictor, [predictor.task.prediction(probabilities, top_k) for probabilities in answers])
+
+    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> tuple[PackagePredictor, np.ndarray]:
         """Answer the inputs of one request, in order.
 
         Args:
-            inputs: encoded.
-            top_k: labels an input.
+            inputs: encoded, or rows of the task's shape, uint8.
             deadline: on `time.monotonic`'s clock.
+
+        Returns:
+            Who answered, and the probabilities: float32 [n, labels].
 
         Raises:
             InputError, TooLargeError: an input that cannot be read; nothing of the request is then run.
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
-        if self._opened is None:
+        opened = self._opened
+        if opened is None:
             raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
-        predictor, batcher = self._opened.predictor, self._opened.batcher
         with self._inside.admit(len(inputs)):
-            loop = asyncio.get_running_loop()
-            decoding = [loop.run_in_executor(self._decoders, self._decode, predictor, data, deadline) for data in inputs]
-            rows = await _within(decoding, deadline)
-            answers = await _within([asyncio.wrap_future(future) for future in batcher.submit(rows, deadline)], deadline)
+            rows = await self._rows(opened.predictor, inputs, deadline)
+            futures = [asyncio.wrap_future(future) for future in opened.batcher.submit(rows, deadline)]
+            answers = await _within(futures, deadline)
         for probabilities in answers:
-            metrics.predictions.labels(predictor.contract.labels[int(probabilities.argmax())]).inc()
-        return Answer(predictor, [predictor.task.prediction(probabilities, top_k) for probabilities in answers])
+            metrics.predictions.labels(opened.predictor.contract.labels[int(probabilities.argmax())]).inc()
+        return opened.predictor, np.stack(answers)
 
-    def _decode(self, predictor: PackagePredictor, data: bytes, deadline: float) -> np.ndarray:
+    async def _rows(self, predictor: PackagePredictor, inputs: Sequence[bytes | np.ndarray], deadline: float) -> list[np.ndarray]:
+        """Decode what is encoded, in the decoders' threads."""
+        loop = asyncio.get_running_loop()
+        rows: list[np.ndarray | None] = [None if isinstance(given, bytes) else given for given in inputs]
+        encoded = [place for place, row in enumerate(rows) if row is None]
+        decoding = [loop.run_in_executor(self._decoders, self._decode, predictor, inputs[place], deadline) for place in encoded]
+        for place, row in zip(encoded, await _within(decoding, deadline), strict=True):
+            rows[place] = row
+        return [row for row in rows if row is not None]
+
+    def _decode(self, predictor: PackagePredictor, data: Any, deadline: float) -> np.ndarray:
         if time.monotonic() >= deadline:
             raise too_late()
         started = time.perf_counter()

@@ -64,6 +64,12 @@ class NotReadyError(FmxError):
     code, http_status = "not_ready", 503
 
 
+class ShapeError(FmxError):
+    """A tensor of another name, type or shape than the model takes."""
+
+    code, http_status = "shape", 422
+
+
 class SlowBodyError(FmxError):
     """A request's body that did not arrive in time."""
 

@@ -25,17 +25,31 @@ from serve import metrics
 from serve.access.gate import Gate
 from serve.access.limits import limit_headers
 from serve.answers import error_response, json_response, send_response
-from serve.app import PREDICT
+from serve.app import PREDICT, V2_MODEL
 from serve.audit import AuditLog
 from serve.engine import Engine
 from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.settings import ServeSettings
 
-ROUTES = {"/livez": ("GET", "HEAD"), "/readyz": ("GET", "HEAD"), "/metrics": ("GET",), PREDICT: ("POST",)}
-SCOPES = {PREDICT: "predict"}
-"""What a caller must be allowed; the routes that are not here are for probes and scrapers."""
-PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+ROUTES = {
+    "/livez": ("GET", "HEAD"),
+    "/readyz": ("GET", "HEAD"),
+    "/v2/health/live": ("GET", "HEAD"),
+    "/v2/health/ready": ("GET", "HEAD"),
+    "/metrics": ("GET",),
+    PREDICT: ("POST",),
+    "/v2": ("GET",),
+    **dict.fromkeys(V2_MODEL, ("GET",)),
+    **{f"{path}/ready": ("GET",) for path in V2_MODEL},
+    **{f"{path}/infer": ("POST",) for path in V2_MODEL},
+}
+"""Every path, as a template, and its methods."""
+_TEMPLATES = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", route)), route) for route in ROUTES if "{" in route]
+LIVE, READY = frozenset({"/livez", "/v2/health/live"}), frozenset({"/readyz", "/v2/health/ready"})
+PROBES = LIVE | READY | {"/metrics"}
+SCOPES = dict.fromkeys(ROUTES.keys() - PROBES, "predict")
+"""What a caller must be allowed; probes and scrapers are no callers."""
 UNKNOWN = "unknown"
 
 SHED = {408: "slow_body", 413: "too_large", 429: "overloaded", 504: "deadline"}
@@ -86,7 +100,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        route = scope["path"] if scope["path"] in ROUTES else UNKNOWN
+        route = route_of(scope["path"])
         request_id = scope["fmx.request_id"] = _request_id(scope)
         context = RequestContext(request_id, trace_id_of(_header(scope, b"traceparent")))
         token = request_context.set(context)
@@ -141,7 +155,7 @@ class Guard:
             await self._app(scope, exchange.receive, exchange.send)
         except FmxError as error:
             headers = {"allow": ", ".join(ROUTES[route])} if isinstance(error, MethodError) else {}
-            await send_response(error_response(error, request_id, headers), exchange.send)
+            await send_response(error_response(error, request_id, headers, is_v2=route.startswith("/v2")), exchange.send)
             return error.code if isinstance(error, OverQuotaError) else ""
         return ""
 
@@ -149,13 +163,13 @@ class Guard:
         if route == "/metrics":
             await self._gate.admit_to_metrics(partial(_header, scope))
             return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE, "x-request-id": request_id})
-        if route == "/readyz" and self._engine.why_not_ready:
+        if route in READY and self._engine.why_not_ready:
             raise NotReadyError(self._engine.why_not_ready)
-        return json_response({"status": "ready" if route == "/readyz" else "live"}, request_id)
+        return json_response({"status": "ready" if route in READY else "live"}, request_id)
 
     def _check_path(self, scope: Scope, route: str) -> None:
         if route == UNKNOWN:
-            raise UnknownPathError("There is no such path.", hint=f"Paths: {', '.join(ROUTES)}.")
+            raise UnknownPathError("There is no such path.", hint=f"Paths: {', '.join(route for route in ROUTES if 'version' not in route)}.")
         if scope["method"] not in ROUTES[route]:
             raise MethodError(f"{route} takes {' or '.join(ROUTES[route])}.", hint=f"curl -X {ROUTES[route][0]} ...")
 
@@ -214,6 +228,13 @@ class _Exchange:
                     message = await self._receive()
                     self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
                     self._taken += len(message.get("body", b""))
+
+
+def route_of(path: str) -> str:
+    """Give the template of a path, or `UNKNOWN`: a closed set, whatever a stranger asks for."""
+    if path in ROUTES and "{" not in path:
+        return path
+    return next((route for pattern, route in _TEMPLATES if pattern.fullmatch(path)), UNKNOWN) if path.startswith("/v2/models/") else UNKNOWN
 
 
 def _too_long(limit: int) -> TooLargeError:

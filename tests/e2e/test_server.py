@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from fmx.data import open_source
 from fmx.package import Package
+from fmx.predictor import PackagePredictor
 from tests.e2e.conftest import BIN, ROOT, Server, environment, free_port, serving
 
 
@@ -202,3 +204,27 @@ def test_bento_serves_from_another_folder(small_package: Package, image: bytes, 
         process.send_signal(signal.SIGINT)
         process.wait(30)
         log.close()
+
+
+def test_tritons_own_client_works_unchanged(server: Server, image: bytes, small_package: Package) -> None:
+    http = pytest.importorskip("tritonclient.http")
+    headers = {"X-API-Key": server.key}
+    with http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready(small_package.name, headers=headers)
+        assert client.get_model_metadata(small_package.name, headers=headers)["outputs"][0]["name"] == "probabilities"
+        predictor = PackagePredictor.open(small_package.folder)
+        row = predictor.task.row(image)[None]
+        expected = predictor.run(row)
+        rows = http.InferInput("images", list(row.shape), "UINT8")
+        encoded = http.InferInput("images", [1], "BYTES")
+        encoded.set_data_from_numpy(np.array([image], dtype=object))
+        for binary in (True, False):
+            rows.set_data_from_numpy(row, binary_data=binary)
+            for given in (rows, encoded):
+                answer = client.infer(small_package.name, [given], headers=dict(headers), request_id="mine")  # the client writes into it
+                assert np.allclose(answer.as_numpy("probabilities"), expected, atol=1e-6)
+                assert answer.as_numpy("label")[0].decode() == small_package.manifest.labels[int(expected.argmax())]
+        with pytest.raises(http.InferenceServerException, match="no such model"):
+            client.infer("another", [rows], headers=headers)

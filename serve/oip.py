@@ -1,0 +1,217 @@
+"""Open Inference Protocol V2 (KServe, Triton): its JSON and binary forms, turned into what the engine takes and back.
+
+One input is taken: rows as they are, UINT8 [n, height, width, 3], or encoded images, BYTES [n]. Outputs are `probabilities` FP32 [n, labels] and
+`label`, the first label of each row, BYTES [n]. Specification: github.com/kserve/open-inference-protocol; the binary form is Triton's extension
+binary_tensor_data.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from fmx.errors import InputError, TooLargeError
+from fmx.predictor import PackagePredictor
+from serve.errors import ShapeError
+
+HEADER_LENGTH = "inference-header-content-length"
+HINT = "GET /v2/models/NAME says what the model takes."
+OUTPUTS = ("probabilities", "label")
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What a request asks."""
+
+    id: str
+    inputs: list[bytes] | list[np.ndarray]
+    """Encoded images, or rows uint8 [height, width, 3]."""
+    outputs: dict[str, bool]
+    """By name, whether in binary."""
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """Answer GET /v2."""
+    return {"name": "fmx", "version": version, "extensions": ["binary_tensor_data"]}
+
+
+def model_metadata(predictor: PackagePredictor) -> dict[str, Any]:
+    """Answer GET /v2/models/NAME."""
+    manifest = predictor.package.manifest
+    return {
+        "name": predictor.package.name,
+        "versions": [manifest.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": predictor.task.input_name, "datatype": "UINT8", "shape": [-1, *predictor.task.row_shape]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(manifest.labels)]},
+            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "parameters": {"digest": predictor.package.digest, "variant": predictor.variant.name, "encoded_images": "BYTES [-1] is taken too"},
+    }
+
+
+def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredictor, most_rows: int) -> InferRequest:
+    """Read an inference request.
+
+    Raises:
+        InputError: no JSON, fields that are missing or of the wrong kind.
+        ShapeError: a tensor of another name, type or shape than the model takes.
+        TooLargeError: more rows than a request may have.
+    """
+    content, binary = _parts(body, headers)
+    tensor = _only_input(content, predictor.task.input_name)
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
+        raise ShapeError("The input's shape is no list of sizes.", hint=HINT)
+    if not shape or not shape[0]:
+        raise InputError("There is no row in the request.", hint=HINT)
+    if shape[0] > most_rows:
+        raise TooLargeError(f"{shape[0]} images in one request; at most {most_rows} are taken.", hint="Send several requests.")
+    raw = _raw_data(tensor, binary)
+    inputs: list[bytes] | list[np.ndarray]
+    if tensor.get("datatype") == "BYTES" and len(shape) == 1:
+        inputs = _encoded(raw, tensor, shape[0])
+    elif tensor.get("datatype") == "UINT8" and tuple(shape[1:]) == predictor.task.row_shape:
+        inputs = list(_rows(raw, tensor, shape))
+    else:
+        wanted = [-1, *predictor.task.row_shape]
+        raise ShapeError(f"{str(tensor.get('datatype'))[:20]} {str(shape)[:100]} is not taken: UINT8 {wanted} or BYTES [-1].", hint=HINT)
+    given = content.get("id", "")
+    return InferRequest(given if isinstance(given, str) else "", inputs, _wanted_outputs(content))
+
+
+def write_infer(request: InferRequest, predictor: PackagePredictor, probabilities: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    """Write an answer: the body, and its headers.
+
+    Args:
+        request: what was asked.
+        predictor: who answered.
+        probabilities: float32 [n, labels].
+    """
+    outputs, binary = [], []
+    for name, in_binary in request.outputs.items():
+        tensor, raw = _output(name, in_binary, predictor, probabilities)
+        outputs.append(tensor)
+        binary.append(raw)
+    content: dict[str, Any] = {"model_name": predictor.package.name, "model_version": predictor.package.manifest.version, "outputs": outputs}
+    if request.id:
+        content["id"] = request.id
+    head, tail = orjson.dumps(content), b"".join(binary)
+    if not tail:
+        return head, {"content-type": "application/json"}
+    return head + tail, {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+
+
+def _parts(body: bytes, headers: Mapping[str, str]) -> tuple[dict[str, Any], bytes]:
+    """Split the body into its JSON head and the binary tensors behind it."""
+    length = headers.get(HEADER_LENGTH)
+    if length is not None and not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= len(body)):
+        raise InputError(f"{HEADER_LENGTH} is not the length of a part of the body.", hint=HINT)
+    head = body if length is None else body[: int(length)]
+    try:
+        content = orjson.loads(head)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"The request is no JSON ({error}).", hint=HINT) from error
+    if not isinstance(content, dict):
+        raise InputError("The request is no JSON object.", hint=HINT)
+    return content, body[len(head) :]
+
+
+def _only_input(content: dict[str, Any], name: str) -> dict[str, Any]:
+    tensors = content.get("inputs")
+    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
+        raise ShapeError("Exactly one input is taken.", hint=HINT)
+    tensor: dict[str, Any] = tensors[0]
+    if tensor.get("name") != name:
+        raise ShapeError(f"There is no input {str(tensor.get('name'))[:50]!r}; it is called {name}.", hint=HINT)
+    return tensor
+
+
+def _parameters(of: dict[str, Any]) -> dict[str, Any]:
+    found = of.get("parameters") or {}
+    if not isinstance(found, dict):
+        raise InputError("parameters is no object.", hint=HINT)
+    return found
+
+
+def _raw_data(tensor: dict[str, Any], binary: bytes) -> bytes | None:
+    """Give the input's binary data, or None where its data are JSON."""
+    size = _parameters(tensor).get("binary_data_size")
+    if size is None:
+        if binary:
+            raise InputError("There are bytes behind the JSON that no input names (binary_data_size).", hint=HINT)
+        return None
+    if size != len(binary) or isinstance(size, bool):
+        raise InputError(f"binary_data_size says {str(size)[:20]}, and {len(binary)} bytes follow the JSON.", hint=HINT)
+    return binary
+
+
+def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int) -> list[bytes]:
+    """Read BYTES: in binary each element behind its length (4 bytes, little-endian), in JSON as base64."""
+    if raw is None:
+        data = tensor.get("data")
+        if not isinstance(data, list) or len(data) != count or not all(isinstance(item, str) for item in data):
+            raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are base64.")
+        try:
+            return [base64.b64decode(item, validate=True) for item in data]
+        except (binascii.Error, ValueError) as error:
+            raise InputError(f"An image is not valid base64 ({error}).", hint=HINT) from error
+    found: list[bytes] = []
+    place = 0
+    while place < len(raw) and len(found) <= count:
+        if place + 4 > len(raw):
+            break
+        (length,) = struct.unpack_from("<I", raw, place)
+        found.append(raw[place + 4 : place + 4 + length])
+        place += 4 + length
+    if len(found) != count or place != len(raw):
+        raise ShapeError("The binary data are not as many elements as the shape says.", hint=HINT)
+    return found
+
+
+def _rows(raw: bytes | None, tensor: dict[str, Any], shape: list[int]) -> np.ndarray:
+    size = int(np.prod(shape))
+    if raw is not None:
+        if len(raw) != size:
+            raise ShapeError(f"{len(raw)} bytes of data for {size} values.", hint=HINT)
+        return np.frombuffer(raw, np.uint8).reshape(shape)
+    try:
+        values = np.asarray(tensor.get("data"), dtype=np.float64).reshape(-1)
+    except (ValueError, TypeError) as error:
+        raise ShapeError("The data are no array of numbers.", hint=HINT) from error
+    if len(values) != size or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
+        raise ShapeError(f"The data are not {size} whole numbers from 0 to 255.", hint=HINT)
+    return values.astype(np.uint8).reshape(shape)
+
+
+def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
+    all_binary = _parameters(content).get("binary_data_output") is True
+    asked = content.get("outputs")
+    if not asked:
+        return dict.fromkeys(OUTPUTS, all_binary)
+    if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in OUTPUTS for item in asked):
+        raise ShapeError(f"Outputs are {' and '.join(OUTPUTS)}.", hint=HINT)
+    return {item["name"]: _parameters(item).get("binary_data", all_binary) is True for item in asked}
+
+
+def _output(name: str, in_binary: bool, predictor: PackagePredictor, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    if name == "probabilities":
+        tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
+        values: list[Any] = [] if in_binary else probabilities.reshape(-1).tolist()
+        raw = np.ascontiguousarray(probabilities, np.float32).tobytes() if in_binary else b""
+    else:
+        labels = [predictor.contract.labels[int(row.argmax())] for row in probabilities]
+        tensor, values = {"name": name, "datatype": "BYTES", "shape": [len(labels)]}, [] if in_binary else labels
+        encoded = [label.encode() for label in labels] if in_binary else []
+        raw = b"".join(struct.pack("<I", len(label)) + label for label in encoded)
+    if in_binary:
+        return {**tensor, "parameters": {"binary_data_size": len(raw)}}, raw
+    return {**tensor, "data": values}, b""
