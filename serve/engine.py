@@ -19,6 +19,7 @@ from fmx.signature import verify_signature
 from serve import metrics
 from serve.admission import Admission
 from serve.batcher import MicroBatcher
+from serve.drift import DriftMonitor
 from serve.errors import NotReadyError, too_late
 from serve.settings import ServeSettings, package_path
 
@@ -41,6 +42,7 @@ DRAINING = "The worker is draining."
 class _Opened:
     predictor: PackagePredictor
     batcher: MicroBatcher
+    drift: DriftMonitor | None
 
 
 class Engine:
@@ -71,6 +73,8 @@ class Engine:
             self._opener.join()
         if self._opened is not None:
             self._opened.batcher.close()
+            if self._opened.drift is not None:
+                self._opened.drift.close()
         self._decoders.shutdown()
 
     @property
@@ -112,8 +116,12 @@ class Engine:
             rows = await self._rows(opened.predictor, inputs, deadline)
             futures = [asyncio.wrap_future(future) for future in opened.batcher.submit(rows, deadline)]
             answers = await _within(futures, deadline)
-        for probabilities in answers:
-            metrics.predictions.labels(opened.predictor.contract.labels[int(probabilities.argmax())]).inc()
+        for row, probabilities in zip(rows, answers, strict=True):
+            first = int(probabilities.argmax())
+            metrics.predictions.labels(opened.predictor.contract.labels[first]).inc()
+            metrics.confidence.observe(float(probabilities[first]))
+            if opened.drift is not None:
+                opened.drift.observe(row, probabilities)
         return opened.predictor, np.stack(answers)
 
     async def _rows(self, predictor: PackagePredictor, inputs: Sequence[bytes | np.ndarray], deadline: float) -> list[np.ndarray]:
@@ -153,10 +161,17 @@ class Engine:
         batcher = MicroBatcher(predictor.run, predictor.task.row_shape, batch_rows=settings.batch_rows, queue_rows=settings.queue_rows)
         name, version, variant = predictor.package.name, predictor.package.manifest.version, predictor.variant.name
         metrics.model_info.labels(name, version, variant, predictor.package.digest).set(1)
-        self._opened = _Opened(predictor, batcher)
+        self._opened = _Opened(predictor, batcher, self._open_drift(predictor))
         if not self._draining:
             metrics.ready.set(1)
         log.info("Serving %s %s, %s, %d threads; golden rows agree to %.1e.", name, version, variant, settings.worker_threads, difference)
+
+    def _open_drift(self, predictor: PackagePredictor) -> DriftMonitor | None:
+        settings = self._settings
+        if settings.drift == "off" or not (predictor.package.folder / "reference.json").is_file():
+            return None  # an imported file that was never evaluated has no reference
+        window = {"window_rows": settings.drift_window_rows, "least_rows": settings.drift_least_rows}
+        return DriftMonitor(predictor.package.folder, predictor.contract.labels, **window, rows_per_second=settings.drift_rows_per_second)
 
 
 async def _within(futures: list[asyncio.Future[np.ndarray]], deadline: float) -> list[np.ndarray]:

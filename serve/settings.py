@@ -61,6 +61,14 @@ class ServeSettings(BaseSettings):
     """Most that a request's body may take to arrive; then 408."""
     drain_seconds: float = Field(default=5.0, ge=0)
     """How long a worker answers on, not ready, after SIGTERM."""
+    drift: Literal["on", "off"] = "on"
+    """Compare a sample of rows and answers with the package's reference."""
+    drift_window_rows: int = Field(default=2000, ge=2)
+    """Sampled rows that are compared, in a worker."""
+    drift_least_rows: int = Field(default=200, ge=2)
+    """Fewer say nothing."""
+    drift_rows_per_second: float = Field(default=10.0, gt=0, le=1000)
+    """Most rows that are sampled, in a worker."""
     max_body_bytes: int = Field(default=20_000_000, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     max_images: int = Field(default=32, ge=1)

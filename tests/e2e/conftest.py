@@ -109,3 +109,13 @@ def wait_until_ready(server: Server) -> None:
             pass
         time.sleep(0.1)
     raise AssertionError(f"not ready (exit code {server.process.poll()}):\n{server.output}")
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Say whether something comes to hold."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.1)
+    return False

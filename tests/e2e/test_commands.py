@@ -19,7 +19,7 @@ from finetune.network import restore_network
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.run import find_run, load_run
-from tests.e2e.conftest import Server, environment, runner, serving
+from tests.e2e.conftest import Server, environment, eventually, runner, serving
 
 INT8 = TARGETS[host_target()].variant
 
@@ -117,22 +117,12 @@ def test_keys_come_and_go_under_a_running_service(home: Path, server: Server, im
         headers = {"X-API-Key": made["key"], "Content-Type": "image/png"}
         return httpx.post(f"{server.url}/v1/predict", content=images[0].read_bytes(), headers=headers).status_code
 
-    def becomes(expected: int) -> bool:
-        import time
-
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
-            if status() == expected:
-                return True
-            time.sleep(0.2)
-        return False
-
-    assert becomes(200)
+    assert eventually(lambda: status() == 200)
     listed = json.loads(fmx("keys", "list", "--json").stdout)
     assert [key["name"] for key in listed] == ["first", "shop"]
     assert made["key"].split("_", 2)[2] not in fmx("keys", "list").stdout
     assert fmx("keys", "revoke", "shop").returncode == 0
-    assert becomes(401)
+    assert eventually(lambda: status() == 401)
 
 
 def test_second_start_shows_no_key_and_the_first_key_still_works(home: Path, server: Server, images: list[Path], tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""What rows and answers look like in numbers, and how far two lots of them are apart: the reference at export and the service use the same.
+
+Distances are the population stability index and the Kolmogorov-Smirnov distance of histograms with fixed edges. Whether a distance is more
+than chance is told by the index's distribution without drift, nearly chi-squared over n m / (n + m) (Yurdakul 2018, "Statistical properties of
+population stability index"), so that few rows raise no alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+BINS = 20
+TOPS = {"brightness": 255.0, "contrast": 128.0, "sharpness": 32.0, "red": 255.0, "green": 255.0, "blue": 255.0, "confidence": 1.0, "entropy": 1.0}
+"""The features that are histograms, from 0 to so much; what is above counts as so much."""
+CLASS_SHARE = "class_share"
+FEATURES = (*TOPS, CLASS_SHARE)
+LEAST_SHARE = 0.05
+"""Of the reference in a bin; rarer ones are taken together with their neighbour."""
+NOTABLE_PSI = 0.2
+"""From here on a shift is commonly called large."""
+_Z = 3.09
+"""One in a thousand."""
+
+
+def features_of(images: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Measure rows and answers.
+
+    Args:
+        images: uint8 [n, height, width, 3].
+        probabilities: float [n, classes].
+
+    Returns:
+        A value a row: mean and deviation of grey (0..255), mean absolute difference of neighbouring pixels, mean of each channel, the
+        first label's probability, and the entropy over its largest value (0..1).
+    """
+    colours = images.mean(axis=(1, 2), dtype=np.float32)
+    grey = images.mean(axis=3, dtype=np.float32)
+    steps = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2))
+    sure = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
+    entropy = -(sure * np.log(sure)).sum(axis=1) / max(math.log(probabilities.shape[1]), 1e-12)
+    return {
+        "brightness": grey.mean(axis=(1, 2)),
+        "contrast": grey.std(axis=(1, 2)),
+        "sharpness": steps / 2,
+        "red": colours[:, 0],
+        "green": colours[:, 1],
+        "blue": colours[:, 2],
+        "confidence": probabilities.max(axis=1),
+        "entropy": entropy,
+    }
+
+
+def count(values: np.ndarray, top: float) -> np.ndarray:
+    """Count values into the bins from 0 to `top`: int64 [BINS]."""
+    return np.histogram(np.clip(values, 0.0, top), bins=BINS, range=(0.0, top))[0]
+
+
+def edges(top: float) -> list[float]:
+    """Give the edges of the bins."""
+    return [round(float(edge), 6) for edge in np.linspace(0.0, top, BINS + 1)]
+
+
+def reference_counts(reference: dict[str, Any], labels: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read the counts of a package's reference.json, of the features that it has (earlier versions wrote fewer)."""
+    found = {}
+    for name, top in TOPS.items():
+        histogram = reference.get(name)
+        if isinstance(histogram, dict) and len(histogram.get("counts", ())) == BINS and math.isclose(histogram["edges"][-1], top):
+            found[name] = np.asarray(histogram["counts"], dtype=np.int64)
+    share = reference.get(CLASS_SHARE)
+    if isinstance(share, dict) and set(share) == set(labels):
+        found[CLASS_SHARE] = np.rint(np.array([share[label] for label in labels]) * reference["rows"]).astype(np.int64)
+    return found
+
+
+def merge_rare(reference: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take neighbouring bins together until each holds `LEAST_SHARE` of the reference."""
+    least = LEAST_SHARE * max(1, int(reference.sum()))
+    merged: list[list[int]] = [[0, 0]]
+    for expected, got in zip(reference.tolist(), counts.tolist(), strict=True):
+        if merged[-1][0] >= least:
+            merged.append([0, 0])
+        merged[-1][0] += expected
+        merged[-1][1] += got
+    if len(merged) > 1 and merged[-1][0] < least:
+        last = merged.pop()
+        merged[-1] = [merged[-1][0] + last[0], merged[-1][1] + last[1]]
+    pairs = np.array(merged, dtype=np.float64)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def stability_index(reference: np.ndarray, counts: np.ndarray) -> tuple[float, bool]:
+    """Give the population stability index of counts against a reference, and whether it is large and more than chance.
+
+    Args:
+        reference: int [bins].
+        counts: int [bins].
+    """
+    expected, got = merge_rare(reference, counts)
+    m, n = expected.sum(), got.sum()
+    if not m or not n or len(expected) < 2:
+        return 0.0, False
+    p, q = (expected + 0.5) / (m + 0.5 * len(expected)), (got + 0.5) / (n + 0.5 * len(got))
+    index = float(((q - p) * np.log(q / p)).sum())
+    freedom = len(expected) - 1
+    chance = freedom * (1 - 2 / (9 * freedom) + _Z * math.sqrt(2 / (9 * freedom))) ** 3  # Wilson and Hilferty 1931
+    return index, index > NOTABLE_PSI and index * n * m / (n + m) > chance
+
+
+def kolmogorov_smirnov(reference: np.ndarray, counts: np.ndarray) -> float:
+    """Give the largest difference of the two cumulative shares at the bins' edges: at most the distance of the values themselves."""
+    if not reference.sum() or not counts.sum():
+        return 0.0
+    return float(np.abs(np.cumsum(reference) / reference.sum() - np.cumsum(counts) / counts.sum()).max())

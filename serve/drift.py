@@ -1,0 +1,105 @@
+"""Drift of what is served: a few rows a second beside the package's reference, in a thread of its own that no request waits for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fmx.drift import CLASS_SHARE, TOPS, count, features_of, kolmogorov_smirnov, reference_counts, stability_index
+from serve import metrics
+
+EVALUATE_SECONDS = 5.0
+log = logging.getLogger("fmx.serve")
+
+
+class DriftMonitor:
+    """Counts a sample of rows over a window and compares it with the reference."""
+
+    def __init__(self, folder: Path, labels: tuple[str, ...], *, window_rows: int, least_rows: int, rows_per_second: float) -> None:
+        self._reference = reference_counts(json.loads((folder / "reference.json").read_text()), labels)
+        self._labels = labels
+        self._window_rows, self._least_rows = window_rows, least_rows
+        self._between_s = 1.0 / rows_per_second
+        self._next = 0.0
+        self._rows: queue.Queue[tuple[np.ndarray, np.ndarray] | None] = queue.Queue(maxsize=64)
+        self._halves = [self._empty(), self._empty()]
+        """The last rows: a half that fills, and one before it."""
+        self._filled = [0, 0]
+        self._alarmed: set[str] = set()
+        self._thread = threading.Thread(target=self._work, name="fmx-drift", daemon=True)
+        self._thread.start()
+
+    def observe(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+        """Take a row and its answer into the sample, if it is time for one; never waits.
+
+        Args:
+            row: uint8 [height, width, 3].
+            probabilities: float [classes].
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self._between_s
+        try:
+            self._rows.put_nowait((row, probabilities))
+        except queue.Full:
+            return  # the thread is behind: the sample is smaller then
+
+    def close(self) -> None:
+        """Evaluate once more, and end the thread."""
+        self._rows.put(None)
+        self._thread.join()
+
+    def _empty(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros_like(counts) for name, counts in self._reference.items()}
+
+    def _work(self) -> None:
+        evaluate_at = time.monotonic() + EVALUATE_SECONDS
+        is_open = True
+        while is_open:
+            try:
+                taken = self._rows.get(timeout=EVALUATE_SECONDS)
+            except queue.Empty:
+                continue
+            if taken is None:
+                is_open = False
+            else:
+                self._count(*taken)
+            if not is_open or time.monotonic() >= evaluate_at:
+                self._evaluate()
+                evaluate_at = time.monotonic() + EVALUATE_SECONDS
+
+    def _count(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+        if self._filled[0] >= self._window_rows / 2:
+            self._halves, self._filled = [self._empty(), self._halves[0]], [0, self._filled[0]]
+        counts = self._halves[0]
+        for name, values in features_of(row[None], probabilities[None]).items():
+            if name in counts:
+                counts[name] += count(values, TOPS[name])
+        if CLASS_SHARE in counts:
+            counts[CLASS_SHARE][int(probabilities.argmax())] += 1
+        self._filled[0] += 1
+
+    def _evaluate(self) -> None:
+        rows = sum(self._filled)
+        metrics.drift_rows.set(rows)
+        if rows < self._least_rows:
+            return
+        alarmed = set()
+        for name, reference in self._reference.items():
+            counts = self._halves[0][name] + self._halves[1][name]
+            index, is_notable = stability_index(reference, counts)
+            metrics.drift_psi.labels(name).set(index)
+            metrics.drift_ks.labels(name).set(kolmogorov_smirnov(reference, counts))
+            metrics.drift_alarm.labels(name).set(1 if is_notable else 0)
+            if is_notable:
+                alarmed.add(name)
+        for name in sorted(alarmed - self._alarmed):
+            log.warning("Drift: the %s of the last %d sampled rows is far from the reference.", name.replace("_", " "), rows)
+        self._alarmed = alarmed
