@@ -18,6 +18,9 @@ from fmx.progress import progress
 
 CHUNK = 32
 HISTOGRAM_CHUNK = 8
+CHUNK_SIDE = 64
+"""Pixels of a row's side up to which chunks have so many rows. Larger rows come fewer at once: a chunk's activations are all in memory together."""
+
 HISTOGRAM_ROWS = 64
 """Of the calibration rows: a histogram looks at every activation of a row, which takes far longer than its smallest and largest."""
 
@@ -49,7 +52,8 @@ def choose_rows(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 
 def chunks(images: np.ndarray, feed: Feed, size: int = CHUNK) -> Iterator[np.ndarray]:
-    """Give chunks of at most `size` rows as a body reads them."""
+    """Give chunks of at most `size` rows as a body reads them, fewer of rows that are larger than `CHUNK_SIDE` squared."""
+    size = max(1, min(size, size * CHUNK_SIDE**2 // (images.shape[1] * images.shape[2])))
     for start in range(0, len(images), size):
         yield feed(images[start : start + size])
 

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -81,6 +82,11 @@ def library_versions(names: Iterable[str] = REPORTED_LIBRARIES) -> dict[str, str
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def name() -> str:
+    """Return this host's name as a file may be called."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-.")[:64] or "host"
 
 
 def describe() -> dict[str, str | int]:

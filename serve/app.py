@@ -29,9 +29,11 @@ from serve.answers import REQUEST_ID, SECURITY_HEADERS, error_response, json_res
 from serve.audit import digest
 from serve.engine import Engine
 from serve.errors import UnknownPathError
+from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 
 PREDICT = "/v1/predict"
+AUTOSCALE = "/v1/autoscale"
 V2_MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 Handler = Callable[[Request], Awaitable[Response]]
 MOST_LABELS = 1000
@@ -39,7 +41,7 @@ DEFAULT_LABELS = 5
 log = logging.getLogger("fmx.serve")
 
 
-def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
+def build_app(engine: Engine, scaler: Scaler, settings: ServeSettings) -> Starlette:
     """Build the app with its routes."""
 
     async def predict(request: Request) -> Response:
@@ -74,8 +76,12 @@ def build_app(engine: Engine, settings: ServeSettings) -> Starlette:
         name = _named(engine.opened(), request).package.name
         return json_response({"name": name, "ready": True}, request.scope["fmx.request_id"])
 
+    async def autoscale(request: Request) -> Response:
+        return json_response(scaler.standing(engine.opened().package), request.scope["fmx.request_id"])
+
     return Starlette(
         routes=[
+            Route(AUTOSCALE, _answered(autoscale), methods=["GET"]),
             Route(PREDICT, _answered(predict), methods=["POST"]),
             Route("/v2", _answered(server), methods=["GET"]),
             *(Route(path, _answered(model), methods=["GET"]) for path in V2_MODEL),

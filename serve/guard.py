@@ -25,11 +25,12 @@ from serve import metrics
 from serve.access.gate import Gate
 from serve.access.limits import limit_headers
 from serve.answers import error_response, json_response, send_response
-from serve.app import PREDICT, V2_MODEL
+from serve.app import AUTOSCALE, PREDICT, V2_MODEL
 from serve.audit import AuditLog
 from serve.engine import Engine
 from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
+from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 
 ROUTES = {
@@ -39,6 +40,7 @@ ROUTES = {
     "/v2/health/ready": ("GET", "HEAD"),
     "/metrics": ("GET",),
     PREDICT: ("POST",),
+    AUTOSCALE: ("GET",),
     "/v2": ("GET",),
     **dict.fromkeys(V2_MODEL, ("GET",)),
     **{f"{path}/ready": ("GET",) for path in V2_MODEL},
@@ -67,10 +69,11 @@ access_log = logging.getLogger(ACCESS)
 class Guard:
     """An ASGI app around another."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, gate: Gate, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, gate: Gate, scaler: Scaler, settings: ServeSettings) -> None:
         self._app = app
         self._engine = engine
         self._gate = gate
+        self._scaler = scaler
         self._settings = settings
         self._audit = AuditLog(settings.audit_file) if settings.audit_file is not None else None
 
@@ -151,6 +154,8 @@ class Guard:
                 return ""
             caller, standings = await self._gate.admit(partial(_header, scope), SCOPES[route])
             scope["fmx.caller"], scope["fmx.headers"] = caller, limit_headers(standings)
+            if scope["method"] == "POST":
+                self._scaler.offer()
             self._check_body_headers(scope)
             await self._app(scope, exchange.receive, exchange.send)
         except FmxError as error:

@@ -16,6 +16,7 @@ from serve.app import build_app
 from serve.engine import Engine
 from serve.guard import Guard
 from serve.logs import set_up_logs
+from serve.scaling.scaler import Scaler
 from serve.settings import key_path, load_settings, package_path
 
 
@@ -27,9 +28,10 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
         settings = load_settings()
         engine = Engine(settings)
         self.mount_apps.clear()
-        self.mount_asgi_app(build_app(engine, settings))
+        scaler = Scaler(settings)
+        self.mount_asgi_app(build_app(engine, scaler, settings))
         set_up_logs(settings.log_format)
-        return Guard(super().to_asgi(is_main), engine, Gate(settings), settings)
+        return Guard(super().to_asgi(is_main), engine, Gate(settings), scaler, settings)
 
 
 def check_before_start() -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fmx.cli import audit, data, keys, signals
+from fmx.cli import audit, autoscale, data, keys, signals
 from fmx.cli.bench import bench
+from fmx.cli.capacity import capacity
 from fmx.cli.check import check
 from fmx.cli.combine import ensemble, soup
 from fmx.cli.compare import compare
@@ -50,9 +51,11 @@ app.command()(check)
 app.command()(compare)
 app.command()(sign)
 app.command()(serve)
+app.command()(capacity)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(autoscale.app, name="autoscale")
 app.command()(doctor)
 
 

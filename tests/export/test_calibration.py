@@ -91,3 +91,8 @@ def test_memory_of_calibration_does_not_grow_with_the_rows_onnxruntime_10503(tmp
     collect_ranges(path, "minmax", rising_rows(200), feed)
     assert max(held) <= calibration.CHUNK
     assert sum(held) == 200
+
+
+def test_larger_rows_come_fewer_at_once_so_that_memory_does_not_grow_with_them() -> None:
+    for side, most in ((32, 32), (64, 32), (128, 8), (224, 2), (512, 1)):
+        assert next(len(chunk) for chunk in chunks(np.zeros((70, side, side, 3), np.uint8), lambda rows: rows)) == most

@@ -1,0 +1,139 @@
+"""Capacity: the highest rate of requests that one replica holds with its 99th percentile within an objective, found by open-loop load."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fmx import host, storage
+from fmx.errors import BudgetError, SurroundingsError
+from fmx.package import Package
+from serve.scaling.load import Load, Observed
+
+PROBE_CONCURRENCY = 8
+PROBE_SECONDS = 3.0
+STEPS = 6
+"""Halvings of the range: its width becomes less than two hundredths of what it was."""
+LEAST_REQUESTS = 300
+"""Of one trial, so that a 99th percentile says something."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What was found, and where: a fact of this host."""
+
+    requests_per_second: float
+    slo_p99_ms: float
+    p99_ms: float
+    mean_ms: float
+    """At that rate."""
+    most_in_closed_loop: float
+    """Requests a second with 8 callers, whatever the latency."""
+    package_digest: str
+    variant: str
+    workers: int
+    threads: int
+    machine: dict[str, Any]
+    date: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields."""
+        return asdict(self)
+
+
+def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
+    """Encode a package's golden rows as JPEG, for a load when no real inputs are given: small images, decoded quickly."""
+    with np.load(package.folder / "golden.npz", allow_pickle=False) as golden:
+        rows = golden["rows"]
+    bodies = []
+    for row in rows:
+        file = io.BytesIO()
+        Image.fromarray(row).save(file, "JPEG", quality=90)
+        bodies.append((file.getvalue(), "image/jpeg"))
+    return bodies
+
+
+async def measure_capacity(load: Load, slo_p99_ms: float, seconds: float, say: Say) -> tuple[float, Observed, float]:
+    """Find the highest rate that is held.
+
+    Args:
+        load: on a service that is ready.
+        slo_p99_ms: the objective.
+        seconds: of each trial; longer where the rate is so low that too few requests would come.
+        say: called with a line for each trial.
+
+    Returns:
+        The rate, what was observed at it, and the closed loop's requests a second.
+
+    Raises:
+        SurroundingsError: the service answers nothing, or refuses the key.
+        BudgetError: not even a twentieth of what it can do is held.
+    """
+    most = await load.closed_loop(PROBE_CONCURRENCY, PROBE_SECONDS)
+    if not most.latencies:
+        raise SurroundingsError(f"The service answers no request (statuses: {_statuses(most)}).", hint="Is it ready, and is the key good?")
+    say(f"closed loop, {PROBE_CONCURRENCY} callers: {most.goodput:.1f} requests/s")
+    low, high = 0.0, 1.15 * most.goodput
+    best: tuple[float, Observed] | None = None
+    for step in range(STEPS):
+        rate = (low + high) / 2 if best or step else 0.7 * most.goodput
+        observed = await load.open_loop(rate, max(seconds, LEAST_REQUESTS / rate), seed=step)
+        holds = observed.held and observed.latency_ms(0.99) <= slo_p99_ms
+        say(f"{rate:.1f} requests/s: p99 {observed.latency_ms(0.99):.1f} ms, {_statuses(observed)}: {'held' if holds else 'not held'}")
+        if holds:
+            low, best = rate, (rate, observed)
+        else:
+            high = rate
+    if best is None:
+        raise BudgetError(
+            f"No rate is held within {slo_p99_ms:g} ms: already {high:.1f} requests/s are too many.",
+            hint="Choose a wider objective with --slo-p99, or a faster variant.",
+        )
+    return best[0], best[1], most.goodput
+
+
+def _statuses(observed: Observed) -> str:
+    return ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(observed.statuses.items())) or "none"
+
+
+def keep_capacity(package: Package, capacity: Capacity) -> Path:
+    """Write a capacity into the package's measurements, outside its hashes: one file a host."""
+    folder = package.folder / "measurements"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{host.name()}.json"
+    storage.write_text(path, _text(capacity))
+    return path
+
+
+def read_capacity(package: Package) -> Capacity | None:
+    """Read the newest capacity that was measured with this very package, on whatever host; None where there is none."""
+    found = []
+    for file in (package.folder / "measurements").glob("*.json"):
+        try:
+            found.append(Capacity(**json.loads(file.read_text())["capacity"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    fitting = [capacity for capacity in found if capacity.package_digest == package.digest]
+    return max(fitting, key=lambda capacity: capacity.date, default=None)
+
+
+def _text(capacity: Capacity) -> str:
+    return json.dumps({"capacity": capacity.as_json()}, indent=2) + "\n"
+
+
+def bodies_of(files: Sequence[Path]) -> list[tuple[bytes, str]]:
+    """Read real inputs. Raises: `SurroundingsError`."""
+    kinds = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp", ".tif": "image/tiff", ".tiff": "image/tiff"}
+    try:
+        return [(file.read_bytes(), kinds.get(file.suffix.lower(), "image/jpeg")) for file in files]
+    except OSError as error:
+        raise SurroundingsError(f"{error.filename} cannot be read ({error.strerror}).", hint="Name image files.") from error
