@@ -232,6 +232,7 @@ def _bare_parameters(body: nn.Module) -> list[tuple[nn.Parameter, int]]:
     """List parameters outside layers with the axis that is their channels: ConvNeXt's scales [channels, 1, 1], ViT's positions [1, n, channels]."""
     layers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU, nn.MultiheadAttention)
     bare = [parameter for module in body.modules() if not isinstance(module, layers) for parameter in module.parameters(recurse=False)]
+    bare = [parameter for parameter in bare if parameter.numel() > 1]
     return [(parameter, max(axis for axis, size in enumerate(parameter.shape) if size > 1)) for parameter in bare]
 
 

@@ -77,7 +77,7 @@ def reference_counts(reference: dict[str, Any], labels: tuple[str, ...]) -> dict
 
 
 def merge_rare(reference: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Take neighbouring bins together until each holds `LEAST_SHARE` of the reference."""
+    """Take neighbouring bins together until each holds `LEAST_SHARE` of the reference; where nearly all lies in one, that one and the rest."""
     least = LEAST_SHARE * max(1, int(reference.sum()))
     merged: list[list[int]] = [[0, 0]]
     for expected, got in zip(reference.tolist(), counts.tolist(), strict=True):
@@ -88,6 +88,9 @@ def merge_rare(reference: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, n
     if len(merged) > 1 and merged[-1][0] < least:
         last = merged.pop()
         merged[-1] = [merged[-1][0] + last[0], merged[-1][1] + last[1]]
+    if len(merged) < 2:
+        most = int(reference.argmax())
+        merged = [[int(reference[most]), int(counts[most])], [int(reference.sum() - reference[most]), int(counts.sum() - counts[most])]]
     pairs = np.array(merged, dtype=np.float64)
     return pairs[:, 0], pairs[:, 1]
 

@@ -1,4 +1,4 @@
-"""How many images may be in a worker at once, from their decoding to their answer; the rest is refused with the time that the drain says."""
+"""How much may be in a worker at once (images, bytes of bodies); the rest is refused with the time that the drain says."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ MOST_RETRY_SECONDS = 60
 
 
 class Admission:
-    """Counts images in and out. Used from the event loop alone."""
+    """Counts in and out. Used from the event loop alone."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, what: str = "images") -> None:
+        self._limit, self._what = limit, what
         self._inside = 0
         self._left: deque[tuple[float, int]] = deque()
 
     @contextmanager
-    def admit(self, images: int) -> Iterator[None]:
-        """Hold places for a request's images.
+    def admit(self, amount: int) -> Iterator[None]:
+        """Hold places for what a request brings.
 
         Raises:
             OverloadedError: there are not so many; with the seconds until there should be.
         """
-        if self._inside + images > self._limit:
-            raise OverloadedError(f"{self._inside} images are waiting; no more are taken.", retry_after_s=self._retry_after())
-        self._inside += images
+        if self._inside + amount > self._limit:
+            raise OverloadedError(f"{self._inside:,} {self._what} are waiting; no more are taken.", retry_after_s=self._retry_after())
+        self._inside += amount
         try:
             yield
         finally:
-            self._inside -= images
-            self._left.append((time.monotonic(), images))
+            self._inside -= amount
+            self._left.append((time.monotonic(), amount))
             self._forget()
 
     def _forget(self) -> None:
@@ -48,7 +48,7 @@ class Admission:
     def _retry_after(self) -> int:
         """Give the seconds in which half of what is inside will have left, at the rate of the last seconds: whole, at least 1."""
         self._forget()
-        left = sum(images for _, images in self._left)
+        left = sum(amount for _, amount in self._left)
         if not left:
             return 1
         span = max(time.monotonic() - self._left[0][0], 0.1)

@@ -5,12 +5,13 @@ Who may call, and how much may be sent, was settled in guard.py.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
@@ -36,7 +37,9 @@ PREDICT = "/v1/predict"
 AUTOSCALE = "/v1/autoscale"
 V2_MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 Handler = Callable[[Request], Awaitable[Response]]
+Parsed = TypeVar("Parsed")
 MOST_LABELS = 1000
+LARGE_BODY_BYTES = 256_000
 DEFAULT_LABELS = 5
 log = logging.getLogger("fmx.serve")
 
@@ -57,7 +60,7 @@ def build_app(engine: Engine, scaler: Scaler, settings: ServeSettings) -> Starle
 
     async def infer(request: Request) -> Response:
         predictor = _named(engine.opened(), request)
-        asked = oip.read_infer(await request.body(), request.headers, predictor, settings.max_images)
+        asked = await _parsed(await request.body(), oip.read_infer, request.headers, predictor, settings.max_images)
         predictor, probabilities = await engine.infer(asked.inputs, request.scope["fmx.deadline"])
         body, headers = oip.write_infer(asked, predictor, probabilities)
         response = Response(body, headers={**SECURITY_HEADERS, REQUEST_ID: request.scope["fmx.request_id"], **headers})
@@ -77,7 +80,7 @@ def build_app(engine: Engine, scaler: Scaler, settings: ServeSettings) -> Starle
         return json_response({"name": name, "ready": True}, request.scope["fmx.request_id"])
 
     async def autoscale(request: Request) -> Response:
-        return json_response(scaler.standing(engine.opened().package), request.scope["fmx.request_id"])
+        return json_response(scaler.standing(engine.opened().package, engine.opened().variant.name), request.scope["fmx.request_id"])
 
     return Starlette(
         routes=[
@@ -112,6 +115,11 @@ def _answered(handle: Handler) -> Handler:
     return answer
 
 
+async def _parsed(body: bytes, parse: Callable[..., Parsed], *rest: Any) -> Parsed:
+    """Parse a body; a large one in a thread, so that probes and others' deadlines are not held up meanwhile."""
+    return parse(body, *rest) if len(body) < LARGE_BODY_BYTES else await asyncio.to_thread(parse, body, *rest)
+
+
 def _named(predictor: PackagePredictor, request: Request) -> PackagePredictor:
     """Check that a path names what is served. Raises: `UnknownPathError`."""
     name, wanted = request.path_params["name"], request.path_params.get("version")
@@ -135,7 +143,7 @@ async def _read_inputs(request: Request, settings: ServeSettings) -> tuple[list[
     elif kind == "multipart/form-data":
         inputs = await _read_files(request, settings)
     elif kind == "application/json":
-        inputs, top_k = _read_json(await request.body(), top_k)
+        inputs, top_k = await _parsed(await request.body(), _read_json, top_k)
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",

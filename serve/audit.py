@@ -6,6 +6,8 @@ themselves. Several workers write one file, each under its lock; a file that was
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -13,6 +15,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,10 @@ from fmx.errors import DataError
 from serve import metrics
 
 START = "0" * 64
-TAIL_BYTES = 65_536
-"""More than any line has."""
+HEAD_BYTES = 128
+MOST_WAITING = 100_000
+"""Entries; a disk that hangs must not fill the memory."""
+CLOSE_SECONDS = 10.0
 log = logging.getLogger("fmx.serve")
 
 
@@ -40,47 +45,54 @@ def _sealed(entry: dict[str, Any]) -> bytes:
 
 
 class AuditLog:
-    """Writes entries from a thread of its own, so that no request waits for the disk. What cannot be written is counted, and said."""
+    """Writes entries from a thread of its own, so that no request waits for the disk. What cannot be written is counted, and said.
+
+    The chain's head (last hash and number) stands in `<file>.head`, whose lock all writers hold in turn: so the chain goes on over workers,
+    restarts and files that are moved away.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._last, self._number = START, 0
-        self._place: tuple[int, int] | None = None
-        """The file and its size when this worker last wrote; where they differ, somebody else wrote since."""
+        self._entries: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_WAITING)
         self._is_failing = False
         self._thread = threading.Thread(target=self._work, name="fmx-audit", daemon=True)
         self._thread.start()
 
     def write(self, **facts: Any) -> None:
-        """Note an entry; its number, time and chain are added."""
-        self._entries.put({"time": host.now(), **facts})
+        """Note an entry; its number, time and chain are added. Where too many wait for the disk it is lost, and counted."""
+        try:
+            self._entries.put_nowait({"time": host.now(), **{name: _writable(value) for name, value in facts.items()}})
+        except queue.Full:
+            metrics.audit_lost.inc()
 
     def close(self) -> None:
-        """Write what waits, and end the thread."""
-        self._entries.put(None)
-        self._thread.join()
+        """Write what waits, and end the thread; a disk that hangs is not waited for."""
+        with contextlib.suppress(queue.Full):
+            self._entries.put(None, timeout=CLOSE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
-        while (first := self._entries.get()) is not None:
-            entries = [first]
-            while not self._entries.empty() and len(entries) < 1000:
-                entry = self._entries.get()
-                if entry is None:
-                    self._append(entries)
-                    return
-                entries.append(entry)
-            self._append(entries)
+        is_open = True
+        while is_open:
+            taken = [self._entries.get()]
+            while taken[-1] is not None and len(taken) < 1000:
+                try:
+                    taken.append(self._entries.get_nowait())
+                except queue.Empty:
+                    break
+            is_open = taken[-1] is not None
+            if entries := [entry for entry in taken if entry is not None]:
+                self._append(entries)
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                self._append_to(file, entries)
-            finally:
-                os.close(file)
+            with _locked_head(self._path) as head:
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+                try:
+                    _append_to(file, head, entries)
+                finally:
+                    os.close(file)
         except (OSError, ValueError, KeyError, TypeError) as error:  # the disk, or a file that is no audit log
             metrics.audit_lost.inc(len(entries))
             if not self._is_failing:
@@ -91,38 +103,80 @@ class AuditLog:
             log.warning("The audit log is written again.")
         self._is_failing = False
 
-    def _append_to(self, file: int, entries: list[dict[str, Any]]) -> None:
-        status = os.fstat(file)
-        size = status.st_size
-        if (status.st_ino, size) != self._place and size:
-            size = self._catch_up(file, size)
-        last, number, lines = self._last, self._number, []
-        for entry in entries:
-            number += 1
-            lines.append(_sealed({"number": number, "previous": last, **entry}))
-            last = orjson.loads(lines[-1])["hash"]
-        data = b"".join(lines)
-        try:
-            if os.write(file, data) != len(data):
-                raise OSError(28, "no space left")
-        except OSError:
-            os.ftruncate(file, size)  # a torn line would look like tampering
-            raise
-        self._last, self._number, self._place = last, number, (status.st_ino, size + len(data))
 
-    def _catch_up(self, file: int, size: int) -> int:
-        """Read the last line, which another worker or an earlier service wrote, and give the size without a torn one behind it."""
-        begin = max(0, size - TAIL_BYTES)
+def _writable(value: Any) -> Any:
+    """Give a value that JSON in UTF-8 can hold: a lone surrogate, which a token's subject may have, is written as an escape."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+@contextmanager
+def _locked_head(path: Path) -> Iterator[int]:
+    """Hold the lock of a log's head file, and give its descriptor."""
+    if path.is_char_device():
+        yield -1
+        return
+    file = os.open(path.with_name(f"{path.name}.head"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _append_to(file: int, head: int, entries: list[dict[str, Any]]) -> None:
+    size = os.fstat(file).st_size
+    last, number = _read_head(head)
+    if size:
+        entry, size = _last_entry(file, size)
+        if entry["number"] >= number:  # a kill between the line and the head
+            last, number = entry["hash"], entry["number"]
+    lines = []
+    for entry in entries:
+        number += 1
+        lines.append(_sealed({"number": number, "previous": last, **entry}))
+        last = orjson.loads(lines[-1])["hash"]
+    data = b"".join(lines)
+    try:
+        if os.write(file, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, size)  # a torn line would look like tampering
+        raise
+    if head >= 0:
+        text = orjson.dumps({"hash": last, "number": number})
+        os.pwrite(head, text.ljust(HEAD_BYTES), 0)
+
+
+def _read_head(head: int) -> tuple[str, int]:
+    text = os.pread(head, HEAD_BYTES, 0).strip() if head >= 0 else b""
+    if not text:
+        return START, 0
+    found = orjson.loads(text)
+    return str(found["hash"]), int(found["number"])
+
+
+def _last_entry(file: int, size: int) -> tuple[dict[str, Any], int]:
+    """Read the last whole line, and give it with the size without a torn one behind it, which is cut off.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no entry; then nothing is cut.
+    """
+    window = 4096
+    while True:
+        begin = max(0, size - window)
         tail = os.pread(file, size - begin, begin)
         end = tail.rfind(b"\n") + 1
-        if end < len(tail):
-            log.warning("The audit log ended in the middle of a line, which is dropped.")
-            os.ftruncate(file, begin + end)
-        lines = tail[:end].splitlines()
-        if lines:
-            entry = orjson.loads(lines[-1])
-            self._last, self._number = entry["hash"], entry["number"]
-        return begin + end
+        start = tail.rfind(b"\n", 0, max(0, end - 1)) + 1
+        if (end and start) or not begin:
+            break
+        window *= 8
+    entry: dict[str, Any] = orjson.loads(tail[start:end])
+    entry = {"hash": str(entry["hash"]), "number": int(entry["number"]), "previous": entry["previous"]}
+    if end < len(tail):
+        log.warning("The audit log ended in the middle of a line, which is dropped.")
+        os.ftruncate(file, begin + end)
+    return entry, begin + end
 
 
 @dataclass(frozen=True)
@@ -147,7 +201,7 @@ def verify_audit(paths: Iterable[Path]) -> Verified:
     for path, place, line in _lines(paths):
         entry = _entry(path, place, line)
         where = f"{path.name}, line {place}"
-        if previous and (entry["previous"] != previous or entry["number"] != number + 1):
+        if (entry["previous"], entry["number"]) != ((previous, number + 1) if previous else (entry["previous"], entry["number"])):
             raise DataError(f"{where} does not follow the line before it.", hint="Lines were taken out, put in or reordered there.")
         first, begins = (first, begins) if previous else (entry["time"], entry["previous"])
         previous, number, last, entries = entry["hash"], entry["number"], entry["time"], entries + 1
@@ -171,9 +225,11 @@ def _entry(path: Path, place: int, line: bytes) -> dict[str, Any]:
     try:
         entry: dict[str, Any] = orjson.loads(line)
         sealed = _sealed({name: value for name, value in entry.items() if name != "hash"})
-        entry["hash"], entry["previous"], entry["number"], entry["time"]
+        is_whole = all(isinstance(entry[name], str) for name in ("hash", "previous", "time")) and type(entry["number"]) is int
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{where} is no entry of an audit log.", hint="The file was cut or changed there.") from error
+    if not is_whole or (entry["previous"] == START and entry["number"] != 1):
+        raise DataError(f"{where} is no entry of an audit log.", hint="The file was cut or changed there.")
     if sealed != line:
         raise DataError(f"{where} was changed: its hash is of another entry.", hint="Everything from there on is in doubt.")
     return entry

@@ -18,12 +18,16 @@ EVALUATE_SECONDS = 5.0
 log = logging.getLogger("fmx.serve")
 
 
+def read_reference(folder: Path, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read a package's reference counts. Raises: OSError, or whatever a damaged file makes of it."""
+    return reference_counts(json.loads((folder / "reference.json").read_text()), labels)
+
+
 class DriftMonitor:
     """Counts a sample of rows over a window and compares it with the reference."""
 
-    def __init__(self, folder: Path, labels: tuple[str, ...], *, window_rows: int, least_rows: int, rows_per_second: float) -> None:
-        self._reference = reference_counts(json.loads((folder / "reference.json").read_text()), labels)
-        self._labels = labels
+    def __init__(self, reference: dict[str, np.ndarray], *, window_rows: int, least_rows: int, rows_per_second: float) -> None:
+        self._reference = reference
         self._window_rows, self._least_rows = window_rows, least_rows
         self._between_s = 1.0 / rows_per_second
         self._next = 0.0
@@ -66,6 +70,7 @@ class DriftMonitor:
             try:
                 taken = self._rows.get(timeout=EVALUATE_SECONDS)
             except queue.Empty:
+                self._evaluate()
                 continue
             if taken is None:
                 is_open = False

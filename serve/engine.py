@@ -19,7 +19,7 @@ from fmx.signature import verify_signature
 from serve import metrics
 from serve.admission import Admission
 from serve.batcher import MicroBatcher
-from serve.drift import DriftMonitor
+from serve.drift import DriftMonitor, read_reference
 from serve.errors import NotReadyError, too_late
 from serve.settings import ServeSettings, package_path
 
@@ -150,6 +150,7 @@ class Engine:
                 verify_signature(folder, public_key=settings.verify_key)
             predictor = PackagePredictor.open(folder, variant=settings.variant, threads=settings.worker_threads, device=settings.device)
             difference = predictor.replay_golden_rows()
+            drift = self._open_drift(predictor)
         except FmxError as error:
             self._refused = f"{error.message} {error.hint}".strip()
             log.error("The package is refused: %s", self._refused)
@@ -161,7 +162,7 @@ class Engine:
         batcher = MicroBatcher(predictor.run, predictor.task.row_shape, batch_rows=settings.batch_rows, queue_rows=settings.queue_rows)
         name, version, variant = predictor.package.name, predictor.package.manifest.version, predictor.variant.name
         metrics.model_info.labels(name, version, variant, predictor.package.digest).set(1)
-        self._opened = _Opened(predictor, batcher, self._open_drift(predictor))
+        self._opened = _Opened(predictor, batcher, drift)
         if not self._draining:
             metrics.ready.set(1)
         log.info("Serving %s %s, %s, %d threads; golden rows agree to %.1e.", name, version, variant, settings.worker_threads, difference)
@@ -171,7 +172,12 @@ class Engine:
         if settings.drift == "off" or not (predictor.package.folder / "reference.json").is_file():
             return None  # an imported file that was never evaluated has no reference
         window = {"window_rows": settings.drift_window_rows, "least_rows": settings.drift_least_rows}
-        return DriftMonitor(predictor.package.folder, predictor.contract.labels, **window, rows_per_second=settings.drift_rows_per_second)
+        try:
+            reference = read_reference(predictor.package.folder, predictor.contract.labels)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("Drift is not watched: reference.json cannot be read (%s).", type(error).__name__)
+            return None
+        return DriftMonitor(reference, **window, rows_per_second=settings.drift_rows_per_second)
 
 
 async def _within(futures: list[asyncio.Future[np.ndarray]], deadline: float) -> list[np.ndarray]:
@@ -181,3 +187,6 @@ async def _within(futures: list[asyncio.Future[np.ndarray]], deadline: float) ->
             return await asyncio.gather(*futures)
     except TimeoutError as error:
         raise too_late() from error
+    finally:
+        for future in futures:
+            future.cancel()  # where one failed, the others' work must not go on behind an answer that is given

@@ -24,11 +24,12 @@ from fmx.errors import FmxError, TooLargeError, UnsupportedTypeError
 from serve import metrics
 from serve.access.gate import Gate
 from serve.access.limits import limit_headers
+from serve.admission import Admission
 from serve.answers import error_response, json_response, send_response
 from serve.app import AUTOSCALE, PREDICT, V2_MODEL
 from serve.audit import AuditLog
 from serve.engine import Engine
-from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError
+from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError, too_late
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
@@ -74,6 +75,7 @@ class Guard:
         self._engine = engine
         self._gate = gate
         self._scaler = scaler
+        self._bodies = Admission(settings.bodies_bytes, "bytes of bodies")
         self._settings = settings
         self._audit = AuditLog(settings.audit_file) if settings.audit_file is not None else None
 
@@ -145,8 +147,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> str:
         """Answer, and say why where a limit of the caller's own refused it."""
-        until = asyncio.get_running_loop().time() + self._settings.body_seconds
-        exchange = _Exchange(receive, send, self._settings.max_body_bytes, until)
+        exchange = _Exchange(receive, send, self._settings.max_body_bytes, self._settings.body_seconds, scope["fmx.deadline"])
         try:
             self._check_path(scope, route)
             if route not in SCOPES:
@@ -156,8 +157,8 @@ class Guard:
             scope["fmx.caller"], scope["fmx.headers"] = caller, limit_headers(standings)
             if scope["method"] == "POST":
                 self._scaler.offer()
-            self._check_body_headers(scope)
-            await self._app(scope, exchange.receive, exchange.send)
+            with self._bodies.admit(self._body_bytes(scope)):
+                await self._app(scope, exchange.receive, exchange.send)
         except FmxError as error:
             headers = {"allow": ", ".join(ROUTES[route])} if isinstance(error, MethodError) else {}
             await send_response(error_response(error, request_id, headers, is_v2=route.startswith("/v2")), exchange.send)
@@ -167,6 +168,9 @@ class Guard:
     async def _open_answer(self, scope: Scope, route: str, request_id: str) -> Response:
         if route == "/metrics":
             await self._gate.admit_to_metrics(partial(_header, scope))
+            with contextlib.suppress(NotReadyError):
+                predictor = self._engine.opened()
+                self._scaler.standing(predictor.package, predictor.variant.name)  # sets its gauges
             return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE, "x-request-id": request_id})
         if route in READY and self._engine.why_not_ready:
             raise NotReadyError(self._engine.why_not_ready)
@@ -178,12 +182,16 @@ class Guard:
         if scope["method"] not in ROUTES[route]:
             raise MethodError(f"{route} takes {' or '.join(ROUTES[route])}.", hint=f"curl -X {ROUTES[route][0]} ...")
 
-    def _check_body_headers(self, scope: Scope) -> None:
+    def _body_bytes(self, scope: Scope) -> int:
+        """Give the bytes that a body announces, or the most that it may have. Raises: `UnsupportedTypeError`, `TooLargeError`."""
         if _header(scope, b"content-encoding") not in ("", "identity"):
             raise UnsupportedTypeError("Compressed bodies are not taken.", hint="Send the image file as it is.")
         length = _header(scope, b"content-length")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             raise _too_long(self._settings.max_body_bytes)
+        if scope["method"] != "POST":
+            return 0
+        return int(length) if length.isdigit() else self._settings.max_body_bytes
 
 
 class _Exchange:
@@ -193,11 +201,12 @@ class _Exchange:
     bounds, before the connection closes. Closing at once would reset it, and the client would never see the answer.
     """
 
-    def __init__(self, receive: Receive, send: Send, limit: int, until: float) -> None:
+    def __init__(self, receive: Receive, send: Send, limit: int, body_seconds: float, deadline: float) -> None:
         self._receive = receive
         self._send = send
         self._limit = limit
-        self._until = until
+        self._until = time.monotonic() + body_seconds
+        self._deadline = deadline
         self._taken = 0
         self._read_to_end = False
 
@@ -211,9 +220,11 @@ class _Exchange:
 
     async def _receive_in_time(self) -> Message:
         try:
-            async with asyncio.timeout_at(self._until):
+            async with asyncio.timeout(min(self._until, self._deadline) - time.monotonic()):
                 return await self._receive()
         except TimeoutError:
+            if self._deadline < self._until:
+                raise too_late() from None
             raise SlowBodyError("The body came too slowly.", hint="Send a smaller image, or raise FMX_BODY_SECONDS.") from None
 
     async def send(self, message: Message) -> None:

@@ -51,8 +51,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format and mask."""
         facts = getattr(record, "facts", None)
-        tail = "".join(f" {name}={value}" for name, value in facts.items()) if facts else ""
-        return mask(super().format(record) + tail)
+        context = request_context.get()
+        told = {**(facts or {}), **({"request": context.request_id} if context is not None else {})}
+        return _safe(super().format(record) + "".join(f" {name}={value}" for name, value in told.items()))
 
 
 class JsonFormatter(logging.Formatter):
@@ -61,18 +62,23 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format and mask."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line: dict[str, Any] = {"time": when, "level": record.levelname, "logger": record.name, "message": mask(record.getMessage())}
+        line: dict[str, Any] = {"time": when, "level": record.levelname, "logger": record.name, "message": _safe(record.getMessage())}
         context = request_context.get()
         if context is not None:
-            line["request_id"] = context.request_id
+            line["request_id"] = _safe(context.request_id)
             if context.trace_id:
                 line["trace_id"] = context.trace_id
         facts = getattr(record, "facts", None)
         if facts:
-            line |= facts
+            line |= {name: _safe(value) if isinstance(value, str) else value for name, value in facts.items()}
         if record.exc_info:
-            line["exception"] = mask(self.formatException(record.exc_info))
+            line["exception"] = _safe(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
+
+
+def _safe(text: str) -> str:
+    """Mask, and make it text that UTF-8 can hold: a lone surrogate must not cost the line."""
+    return mask(text.encode("utf-8", "backslashreplace").decode())
 
 
 def set_up_logs(form: Format) -> None:
@@ -88,6 +94,9 @@ def set_up_logs(form: Format) -> None:
     for name in ("fmx.serve", ACCESS):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.raiseExceptions = False  # a record that cannot be written would be printed unmasked
+    logging.captureWarnings(True)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _log_unraisable
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _log_uncaught
     if threading.excepthook is threading.__excepthook__:
@@ -99,7 +108,12 @@ def _is_console(handler: logging.Handler) -> bool:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    sys.stderr.write(mask("".join(traceback.format_exception(kind, error, where))))
+    sys.stderr.write(_safe("".join(traceback.format_exception(kind, error, where))))
+
+
+def _log_unraisable(given: sys.UnraisableHookArgs) -> None:
+    if given.exc_value is not None:
+        logging.getLogger("fmx.serve").error("An error was passed over.", exc_info=(type(given.exc_value), given.exc_value, given.exc_traceback))
 
 
 def _log_uncaught_in_thread(given: threading.ExceptHookArgs) -> None:

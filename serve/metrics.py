@@ -18,8 +18,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 requests = Counter("fmx_requests_total", "Requests answered.", ["route", "status"])
 offered = Counter("fmx_requests_offered_total", "Requests that callers were let in with, refused ones included.")
-capacity = Gauge("fmx_capacity_requests_per_second", "What one replica holds within its objective, as measured.", multiprocess_mode="livemax")
-suggested_replicas = Gauge("fmx_suggested_replicas", "Replicas for the load that this one is offered.", multiprocess_mode="livemax")
+capacity = Gauge("fmx_capacity_requests_per_second", "What one replica holds within its objective, as measured.", multiprocess_mode="livemostrecent")
+suggested_replicas = Gauge("fmx_suggested_replicas", "Replicas for the load that this one is offered.", multiprocess_mode="livemostrecent")
 request_seconds = Histogram("fmx_request_seconds", "From a request's arrival to the end of its answer.", ["route"], buckets=_SECONDS)
 in_flight = Gauge("fmx_in_flight", "Requests being answered.", multiprocess_mode="livesum")
 shed = Counter("fmx_shed_total", "Requests refused to protect the service.", ["reason"])

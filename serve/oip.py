@@ -24,6 +24,7 @@ from serve.errors import ShapeError
 HEADER_LENGTH = "inference-header-content-length"
 HINT = "GET /v2/models/NAME says what the model takes."
 OUTPUTS = ("probabilities", "label")
+MOST_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
     content, binary = _parts(body, headers)
     tensor = _only_input(content, predictor.task.input_name)
     shape = tensor.get("shape")
-    if not isinstance(shape, list) or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MOST_AXES
+        or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape)
+    ):
         raise ShapeError("The input's shape is no list of sizes.", hint=HINT)
     if not shape or not shape[0]:
         raise InputError("There is no row in the request.", hint=HINT)
@@ -184,9 +189,11 @@ def _rows(raw: bytes | None, tensor: dict[str, Any], shape: list[int]) -> np.nda
             raise ShapeError(f"{len(raw)} bytes of data for {size} values.", hint=HINT)
         return np.frombuffer(raw, np.uint8).reshape(shape)
     try:
-        values = np.asarray(tensor.get("data"), dtype=np.float64).reshape(-1)
+        values = np.asarray(tensor.get("data")).reshape(-1)
     except (ValueError, TypeError) as error:
         raise ShapeError("The data are no array of numbers.", hint=HINT) from error
+    if values.dtype.kind not in "iuf":
+        raise ShapeError("The data are no array of numbers.", hint=HINT)
     if len(values) != size or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
         raise ShapeError(f"The data are not {size} whole numbers from 0 to 255.", hint=HINT)
     return values.astype(np.uint8).reshape(shape)

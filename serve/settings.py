@@ -30,13 +30,13 @@ class ServeSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auth: Literal["on", "off"] = "on"
     keys_file: Path | None = None
-    jwt_jwks: str | None = None
+    jwt_jwks: str | None = Field(default=None, min_length=1)
     """JWKS file or URL whose keys sign tokens that are taken beside API keys."""
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_leeway_seconds: float = Field(default=30.0, ge=0, le=600)
     """By how much clocks may differ."""
-    metrics_token: SecretStr | None = None
+    metrics_token: SecretStr | None = Field(default=None, min_length=1)
     """/metrics is open to everybody unless this is set."""
     redis_url: str | None = Field(default=None, pattern="^rediss?://")
     """Where rates and quotas are counted for all replicas; each worker counts for itself without it."""
@@ -70,6 +70,8 @@ class ServeSettings(BaseSettings):
     drift_rows_per_second: float = Field(default=10.0, gt=0, le=1000)
     """Most rows that are sampled, in a worker."""
     max_body_bytes: int = Field(default=20_000_000, ge=1)
+    bodies_bytes: int = Field(default=400_000_000, ge=1)
+    """Bytes of bodies that may be in a worker at once, announced or at most; more are refused with 429."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     max_images: int = Field(default=32, ge=1)
     """Images a request."""
@@ -80,6 +82,10 @@ class ServeSettings(BaseSettings):
             raise ValueError("signed tokens need FMX_JWT_AUDIENCE: without it tokens that were made for other services would be taken")
         if not self.jwt_jwks and (self.jwt_issuer or self.jwt_audience):
             raise ValueError("issuer and audience (FMX_JWT_ISSUER, FMX_JWT_AUDIENCE) do nothing without FMX_JWT_JWKS")
+        if self.drift_least_rows > self.drift_window_rows / 2:
+            raise ValueError("a drift window (FMX_DRIFT_WINDOW_ROWS) must hold twice the least rows (FMX_DRIFT_LEAST_ROWS)")
+        if self.max_body_bytes > self.bodies_bytes:
+            raise ValueError("bodies in a worker (FMX_BODIES_BYTES) must have room for one of FMX_MAX_BODY_BYTES")
         if self.max_images > self.queue_rows:
             most = f"FMX_QUEUE_ROWS, {self.queue_rows}"
             raise ValueError(f"a request of FMX_MAX_IMAGES, {self.max_images}, would never be taken where a worker takes fewer ({most})")

@@ -47,12 +47,12 @@ def targets(
     from serve.scaling.targets import targets_of
     from serve.settings import load_settings
 
-    computed = targets_of(found.requests_per_second, found.mean_ms / 1e3, load_settings().queue_rows, found.workers, headroom)
+    computed = targets_of(found.requests_per_second, found.mean_ms / 1e3, load_settings().queue_rows, found.workers or 1, headroom)
     if json:
         output.answer_json({**asdict(computed), "capacity": found.as_json()})
         return
-    measured = f"{found.requests_per_second:g} requests/s within {found.slo_p99_ms:g} ms, measured {found.date} on {found.machine['cpu']}"
-    typer.echo(f"A replica is given {computed.requests_per_second} requests/s, {computed.concurrency} under way ({measured}).")
+    measured = f"{found.requests_per_second:g} requests/s within {found.slo_p99_ms:g} ms, measured {found.date}"
+    typer.echo(f"A replica is given {computed.requests_per_second:g} requests/s, {computed.concurrency} under way ({measured}).")
     typer.echo(f"It takes in {computed.hard_limit} images at once before it answers 429.")
 
 
@@ -75,7 +75,7 @@ def simulate(
     from serve.scaling.targets import targets_of
 
     rates = read_trace(trace)
-    per_replica = targets_of(found.requests_per_second, found.mean_ms / 1e3, 1, found.workers, headroom).requests_per_second
+    per_replica = targets_of(found.requests_per_second, found.mean_ms / 1e3, 1, found.workers or 1, headroom).requests_per_second
     replica = Replica(found.requests_per_second, max(found.most_in_closed_loop, found.requests_per_second), per_replica)
     outcomes = {rule: simulate(rates, replica, rule, start_seconds=start_seconds, least=least, most=max(least, most)) for rule in ("capacity", "cpu")}
     if json:

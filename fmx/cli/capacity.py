@@ -58,9 +58,9 @@ def capacity(
             most_in_closed_loop=round(most, 2),
             package_digest=model["digest"],
             variant=model["variant"],
-            workers=workers,
-            threads=load_settings().threads or max(1, host.usable_cpus() // workers),
-            machine=host.describe(),
+            workers=workers if package is not None else None,
+            threads=(load_settings().threads or max(1, host.usable_cpus() // workers)) if package is not None else None,
+            machine=host.describe() if package is not None else None,
             date=host.now(),
         )
 

@@ -55,8 +55,9 @@ class Gate:
         caller = await self._identify(_credential(headers))
         if scope not in caller.scopes:
             raise ForbiddenError(f"This key is not for {scope}.", hint=f"Make one with: fmx keys create NAME --scope {scope}")
+        standings = await self._limiter.take(caller)
         metrics.key_requests.labels(caller.id).inc()
-        return caller, await self._limiter.take(caller)
+        return caller, standings
 
     async def admit_to_metrics(self, headers: Headers) -> None:
         """Let a scraper in: anybody, unless FMX_METRICS_TOKEN is set; then that token, or a key for metrics. Raises: `UnauthorisedError`."""

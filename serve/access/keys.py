@@ -16,12 +16,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, parse_many
 
 from fmx import host, storage
 from fmx.errors import SurroundingsError, UsageError, disk_errors
 
-SCOPES = ("predict", "admin", "metrics")
+SCOPES = ("predict", "metrics")
 """What a key may be good for; `predict` unless it is said."""
 
 LAST_USE = "last-use"
@@ -77,7 +77,12 @@ def check_scopes(scopes: tuple[str, ...]) -> None:
 
 def read_rate(text: str | None) -> RateLimitItem | None:
     """Read a rate such as `10/second`. Raises: ValueError."""
-    return None if text is None else parse(text)
+    if text is None:
+        return None
+    rates = parse_many(text)
+    if len(rates) != 1 or rates[0].amount < 1:
+        raise ValueError("exactly one rate, of at least one request")
+    return rates[0]
 
 
 def create_key(
@@ -104,7 +109,10 @@ def create_key(
     """
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise UsageError("A key needs a printable name of at most 100 characters.", hint="Name the client: fmx keys create web-shop")
-    given = {"scopes": scopes, "expires": _read_expiry(expires), "rate": _checked_rate(rate), "quota": _checked_quota(quota)}
+    ends = _read_expiry(expires)
+    if ends is not None and read_time(ends).timestamp() <= _now():
+        raise UsageError(f"{expires!r} has passed.", hint="Such as 90d, 12h or a date to come.")
+    given = {"scopes": scopes, "expires": ends, "rate": _checked_rate(rate), "quota": _checked_quota(quota)}
     try:
         check_scopes(scopes)
     except ValueError:
@@ -141,7 +149,7 @@ def _same_span(key: Key) -> str | None:
     """Give the end of a key that is made now and lives as long as another was made for."""
     if key.expires is None:
         return None
-    return (datetime.now(UTC) + (read_time(key.expires) - read_time(key.created))).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (datetime.now(UTC) + (read_time(key.expires) - read_time(key.created))).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _read_expiry(text: str | None) -> str | None:
@@ -152,9 +160,11 @@ def _read_expiry(text: str | None) -> str | None:
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
     try:
         when = datetime.now(UTC) + timedelta(**{unit[span[2]]: int(span[1])}) if span else datetime.fromisoformat(text.strip())
+        written = when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        read_time(written)
     except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is neither a span nor a date.", hint="Such as 90d, 12h or 2027-01-31.") from None
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return written
 
 
 def _checked_rate(rate: str | None) -> str | None:

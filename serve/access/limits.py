@@ -24,6 +24,8 @@ from serve.errors import OverQuotaError
 
 STORE_SECONDS = 0.25
 """How long a request waits for Redis before it is counted here."""
+PAUSE_SECONDS = 5.0
+"""How long a Redis that did not answer is left alone."""
 log = logging.getLogger("fmx.serve")
 
 
@@ -49,11 +51,12 @@ class Limiter:
     """Counts callers' requests against their rate and quota."""
 
     def __init__(self, redis_url: str | None, workers: int) -> None:
-        self._share = 1 if redis_url else workers
+        self._share = workers
         memory = MemoryStorage()
         self._here: dict[str, Any] = {"rate": SlidingWindowCounterRateLimiter(memory), "quota": FixedWindowRateLimiter(memory)}
         self._shared: dict[str, Any] = {}
         self._is_apart = False
+        self._ask_again_at = 0.0
         self._pool = ConnectionPool.from_url(redis_url, socket_connect_timeout=STORE_SECONDS) if redis_url else None
         if redis_url:
             options: dict[str, Any] = {"implementation": "redispy", "key_prefix": "fmx", "connection_pool": self._pool}
@@ -91,7 +94,7 @@ class Limiter:
         return standings
 
     async def _hit(self, name: str, item: RateLimitItem, caller: str) -> tuple[bool, float, int]:
-        if self._shared:
+        if self._shared and time.monotonic() >= self._ask_again_at:
             try:
                 async with asyncio.timeout(STORE_SECONDS):
                     limiter = self._shared[name]
@@ -111,6 +114,7 @@ class Limiter:
         if not self._is_apart:
             log.error("Redis does not answer (%s): rates and quotas are counted in each worker until it does.", type(error).__name__)
         self._is_apart = True
+        self._ask_again_at = time.monotonic() + PAUSE_SECONDS
         metrics.limits_shared.set(0)
 
     def _say_together(self) -> None:

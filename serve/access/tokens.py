@@ -22,8 +22,8 @@ from serve.access.caller import Caller
 from serve.access.keys import SCOPES
 from serve.errors import UnauthorisedError
 
-ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
-"""By a key's type; everything else is refused."""
+ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+"""By a key's type and curve; keys of other kinds are passed over."""
 REFRESH_SECONDS = 300.0
 RETRY_SECONDS = 30.0
 """How often, at most, an unknown key id makes the keys be read anew."""
@@ -60,13 +60,13 @@ class TokenVerifier:
             claims = jwt.decode(
                 text,
                 key=key.key,
-                algorithms=[ALGORITHMS[str(key.key_type)]],
+                algorithms=[str(key.algorithm_name)],
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=self._leeway_s,
                 options={"require": required, "verify_aud": self._audience is not None},
             )
-        except (jwt.InvalidTokenError, KeyError, ValueError, TypeError) as error:
+        except (jwt.PyJWTError, KeyError, ValueError, TypeError) as error:
             log.info("A token was refused: %s", type(error).__name__)
             raise UnauthorisedError("This token is not valid here.", hint="It must be signed, live, and for this service.") from None
         return Caller(id="token", name=str(claims.get("sub", ""))[:200], scopes=_scopes(claims))
@@ -101,14 +101,13 @@ class TokenVerifier:
     def _read(self) -> dict[str, jwt.PyJWK]:
         try:
             entries: list[dict[str, Any]] = json.loads(self._fetch())["keys"]
-            usable = [entry for entry in entries if entry.get("kty") in ALGORITHMS and entry.get("use", "sig") == "sig"]
-            keys = {str(entry.get("kid", "")): jwt.PyJWK(entry, ALGORITHMS[entry["kty"]]) for entry in usable}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
+            keys = {str(entry.get("kid", "")): key for entry in entries if (key := _usable(entry)) is not None}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SurroundingsError(
                 f"The token keys {self._source} cannot be read ({error}).", hint="FMX_JWT_JWKS names a JWKS file or URL."
             ) from error
         if not keys:
-            raise SurroundingsError(f"{self._source} holds no RSA, EC or OKP key.", hint="Tokens are RS256, ES256 or EdDSA.")
+            raise SurroundingsError(f"{self._source} holds no RSA, P-256 or Ed25519 key.", hint="Tokens are RS256, ES256 or EdDSA.")
         return keys
 
     def _fetch(self) -> bytes:
@@ -116,6 +115,18 @@ class TokenVerifier:
             return Path(self._source).read_bytes()
         with urllib.request.urlopen(self._source, timeout=FETCH_SECONDS) as answer:
             return bytes(answer.read(MOST_BYTES))
+
+
+def _usable(entry: dict[str, Any]) -> jwt.PyJWK | None:
+    """Read one key of a set, or pass over it: one that we cannot use must not cost those that we can."""
+    algorithm = ALGORITHMS.get((entry.get("kty", ""), entry.get("crv")))
+    if algorithm is None or entry.get("use", "sig") != "sig":
+        return None
+    try:
+        return jwt.PyJWK(entry, algorithm)
+    except (jwt.PyJWTError, ValueError, KeyError, TypeError) as error:
+        log.warning("A token key is passed over: %s", type(error).__name__)
+        return None
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:

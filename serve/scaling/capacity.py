@@ -21,6 +21,8 @@ PROBE_CONCURRENCY = 8
 PROBE_SECONDS = 3.0
 STEPS = 6
 """Halvings of the range: its width becomes less than two hundredths of what it was."""
+WIDENINGS = 4
+MOST_TRIAL_SECONDS = 60.0
 LEAST_REQUESTS = 300
 """Of one trial, so that a 99th percentile says something."""
 
@@ -40,9 +42,10 @@ class Capacity:
     """Requests a second with 8 callers, whatever the latency."""
     package_digest: str
     variant: str
-    workers: int
-    threads: int
-    machine: dict[str, Any]
+    workers: int | None
+    """None, as the threads and the machine, of a service that runs elsewhere."""
+    threads: int | None
+    machine: dict[str, Any] | None
     date: str
 
     def as_json(self) -> dict[str, Any]:
@@ -84,15 +87,20 @@ async def measure_capacity(load: Load, slo_p99_ms: float, seconds: float, say: S
     say(f"closed loop, {PROBE_CONCURRENCY} callers: {most.goodput:.1f} requests/s")
     low, high = 0.0, 1.15 * most.goodput
     best: tuple[float, Observed] | None = None
-    for step in range(STEPS):
-        rate = (low + high) / 2 if best or step else 0.7 * most.goodput
-        observed = await load.open_loop(rate, max(seconds, LEAST_REQUESTS / rate), seed=step)
+    failed = False
+    for step in range(STEPS + WIDENINGS):
+        if step >= STEPS and low < 0.9 * high:
+            break
+        if low >= 0.9 * high and not failed:
+            high *= 2  # eight callers did not keep it busy
+        rate = (low + high) / 2 if step else 0.7 * most.goodput
+        observed = await load.open_loop(rate, min(MOST_TRIAL_SECONDS, max(seconds, LEAST_REQUESTS / rate)), seed=step)
         holds = observed.held and observed.latency_ms(0.99) <= slo_p99_ms
         say(f"{rate:.1f} requests/s: p99 {observed.latency_ms(0.99):.1f} ms, {_statuses(observed)}: {'held' if holds else 'not held'}")
         if holds:
             low, best = rate, (rate, observed)
         else:
-            high = rate
+            high, failed = rate, True
     if best is None:
         raise BudgetError(
             f"No rate is held within {slo_p99_ms:g} ms: already {high:.1f} requests/s are too many.",
@@ -114,15 +122,25 @@ def keep_capacity(package: Package, capacity: Capacity) -> Path:
     return path
 
 
-def read_capacity(package: Package) -> Capacity | None:
-    """Read the newest capacity that was measured with this very package, on whatever host; None where there is none."""
+def read_capacity(package: Package, variant: str | None = None, workers: int | None = None) -> Capacity | None:
+    """Read the newest capacity that was measured with this very package, on whatever host; None where there is none.
+
+    Args:
+        package: its digest must be the one that was measured.
+        variant: and of this variant, where it is given.
+        workers: and with so many workers, where it is given.
+    """
     found = []
     for file in (package.folder / "measurements").glob("*.json"):
         try:
             found.append(Capacity(**json.loads(file.read_text())["capacity"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    fitting = [capacity for capacity in found if capacity.package_digest == package.digest]
+    fitting = [
+        capacity
+        for capacity in found
+        if capacity.package_digest == package.digest and variant in (None, capacity.variant) and workers in (None, capacity.workers)
+    ]
     return max(fitting, key=lambda capacity: capacity.date, default=None)
 
 

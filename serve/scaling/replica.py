@@ -19,6 +19,8 @@ from fmx.errors import SurroundingsError
 from fmx.package import Package
 
 START_SECONDS = 120
+NOT_HERE = frozenset({"FMX_AUDIT_FILE", "FMX_REDIS_URL", "FMX_KEYS_FILE", "FMX_METRICS_TOKEN", "FMX_JWT_JWKS", "FMX_JWT_AUDIENCE", "FMX_JWT_ISSUER"})
+"""Settings of a production service that a measurement must not touch."""
 
 
 @contextmanager
@@ -35,7 +37,8 @@ def replica_of(package: Package, workers: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="fmx-capacity-") as home:
         log = Path(home) / "log"
         own = {"FMX_AUTH": "off", "FMX_PACKAGE": str(package.folder), "FMX_WORKERS": str(workers), "FMX_ACCESS_LOG": "off", "FMX_HOME": home}
-        variables = {**os.environ, **own, "BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"}
+        kept = {key: value for key, value in os.environ.items() if key not in NOT_HERE}
+        variables = {**kept, **own, "BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"}
         command = [sys.executable, "-m", "bentoml", "serve", "serve.service:FmxService", "--host", "127.0.0.1", "--port", str(port)]
         with log.open("wb") as output:
             server = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)

@@ -24,6 +24,7 @@ class Scaler:
         """[second, requests]"""
         self._began = time.monotonic()
         self._known: tuple[str, Capacity | None] = ("", None)
+        self._looked = float("-inf")
 
     def offer(self) -> None:
         """Note a request, whatever becomes of it."""
@@ -42,13 +43,13 @@ class Scaler:
         count = sum(requests for second, requests in self._seconds if second >= now - WINDOW_SECONDS)
         return count / max(1.0, min(WINDOW_SECONDS, now - self._began))
 
-    def standing(self, package: Package) -> dict[str, Any]:
+    def standing(self, package: Package, variant: str) -> dict[str, Any]:
         """Say how this replica stands: offered load of all its workers, taken to be spread evenly, capacity, and how many replicas that wants."""
         offered = self.offered_per_second() * self._settings.workers
-        capacity = self._capacity(package)
+        capacity = self._capacity(package, variant)
         answer: dict[str, Any] = {"offered_per_second": round(offered, 3), "capacity": None, "utilisation": None, "suggested_replicas": None}
         if capacity is None:
-            return {**answer, "hint": f"fmx capacity {package.name} measures what one replica holds."}
+            return {**answer, "hint": f"fmx capacity {package.name} --workers {self._settings.workers} measures what one replica holds."}
         targets = targets_of(capacity.requests_per_second, capacity.mean_ms / 1e3, self._settings.queue_rows, self._settings.workers)
         replicas = targets.replicas(offered)
         metrics.capacity.set(capacity.requests_per_second)
@@ -59,14 +60,16 @@ class Scaler:
                 "requests_per_second": capacity.requests_per_second,
                 "slo_p99_ms": capacity.slo_p99_ms,
                 "measured": capacity.date,
-                "cpu": capacity.machine.get("cpu", ""),
             },
             "target_per_second": targets.requests_per_second,
             "utilisation": round(offered / capacity.requests_per_second, 4),
             "suggested_replicas": replicas,
         }
 
-    def _capacity(self, package: Package) -> Capacity | None:
-        if self._known[0] != package.digest:
-            self._known = (package.digest, read_capacity(package))
+    def _capacity(self, package: Package, variant: str) -> Capacity | None:
+        """Read what was measured for what is served here, at most once a minute: it may be measured under a running service."""
+        now = time.monotonic()
+        if self._known[0] != package.digest or now - self._looked > WINDOW_SECONDS:
+            self._looked = now
+            self._known = (package.digest, read_capacity(package, variant, self._settings.workers))
         return self._known[1]

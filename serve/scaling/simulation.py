@@ -76,7 +76,8 @@ def simulate(trace: Sequence[float], replica: Replica, rule: Rule, *, start_seco
         for _ in range(wanted - running - len(starting)):
             starting.append(now + start_seconds)
         if wanted < running + len(starting):
-            starting.clear()
+            while starting and wanted < running + len(starting):
+                starting.pop()
             running = max(1, min(running, wanted))
     if not total:
         return Outcome(1.0, seconds / 3600, peak, 0.0)

@@ -1,6 +1,6 @@
 """From a measured capacity to the numbers that autoscalers want: computed, never typed.
 
-With C requests a second at the objective and L seconds of mean latency there, a replica is given T = floor(u C), so that bursts and a replica
+With C requests a second at the objective and L seconds of mean latency there, a replica is given T = u C, so that bursts and a replica
 that starts find room; by Little's law N = round(u C L) requests are then under way in it.
 """
 
@@ -16,7 +16,7 @@ HEADROOM = 0.7
 class Targets:
     """For one replica."""
 
-    requests_per_second: int
+    requests_per_second: float
     concurrency: int
     """Requests under way at that rate."""
     hard_limit: int
@@ -24,7 +24,7 @@ class Targets:
 
     def replicas(self, offered: float) -> int:
         """Give how many replicas an offered rate wants, at least one."""
-        return max(1, math.ceil(offered / self.requests_per_second))
+        return max(1, math.ceil(offered / self.requests_per_second - 1e-9))
 
 
 def targets_of(requests_per_second: float, mean_latency_s: float, queue_rows: int, workers: int = 1, headroom: float = HEADROOM) -> Targets:
@@ -38,7 +38,7 @@ def targets_of(requests_per_second: float, mean_latency_s: float, queue_rows: in
         headroom: the share of the capacity that is used.
     """
     return Targets(
-        requests_per_second=max(1, math.floor(headroom * requests_per_second)),
+        requests_per_second=math.floor(1000 * headroom * requests_per_second) / 1000 or requests_per_second,
         concurrency=max(1, round(headroom * requests_per_second * mean_latency_s)),
         hard_limit=queue_rows * workers,
     )

@@ -75,6 +75,36 @@ def test_rotated_file_goes_on(tmp_path: Path) -> None:
     assert verify_audit([path]).begins == verify_audit([old]).ends
 
 
+def test_two_workers_go_on_over_a_rotated_file(tmp_path: Path) -> None:
+    path, old = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
+    write(path, 1, "a")
+    write(path, 2, "b")
+    os.rename(path, old)
+    write(path, 1, "a")
+    write(path, 1, "c")
+    assert verify_audit([old, path]).entries == 5
+
+
+def test_chain_goes_on_where_a_kill_left_the_head_behind(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 2)
+    head = (tmp_path / "audit.jsonl.head").read_bytes()
+    write(path, 1)
+    (tmp_path / "audit.jsonl.head").write_bytes(head)
+    write(path, 1)
+    assert verify_audit([path]).entries == 4
+
+
+def test_name_that_utf_8_cannot_hold_and_a_very_long_line_cost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    log.write(caller="\ud800")
+    log.write(inputs=[digest(bytes(4))] * 2000)
+    log.close()
+    write(path, 1)
+    assert verify_audit([path]).entries == 3
+
+
 def test_torn_last_line_is_dropped_and_the_chain_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     write(path, 2)
@@ -84,7 +114,7 @@ def test_torn_last_line_is_dropped_and_the_chain_goes_on(tmp_path: Path) -> None
     assert verify_audit([path]).entries == 3
 
 
-@pytest.mark.parametrize("content", [b"not a log\n", b'{"some": "other"}\n'])
+@pytest.mark.parametrize("content", [b"not a log\n", b'{"some": "other"}\n', b"line one\nimportant=1", b"important"])
 def test_file_that_is_no_audit_log_is_left_alone_and_said(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_bytes(content)

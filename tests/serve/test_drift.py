@@ -12,7 +12,7 @@ from fmx.drift import BINS, FEATURES, TOPS, count, kolmogorov_smirnov, merge_rar
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from serve import metrics
-from serve.drift import DriftMonitor
+from serve.drift import DriftMonitor, read_reference
 
 
 def alarms() -> dict[str, float]:
@@ -31,7 +31,8 @@ def seen(small_package: Package) -> tuple[PackagePredictor, np.ndarray]:
 def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200) -> dict[str, float]:
     for name in FEATURES:
         metrics.drift_alarm.labels(name).set(0)
-    monitor = DriftMonitor(predictor.package.folder, predictor.contract.labels, window_rows=2000, least_rows=least_rows, rows_per_second=1e9)
+    reference = read_reference(predictor.package.folder, predictor.contract.labels)
+    monitor = DriftMonitor(reference, window_rows=2000, least_rows=least_rows, rows_per_second=1e9)
     for row, probabilities in zip(rows, predictor.run_all(rows), strict=True):
         while monitor._rows.full():
             pass
@@ -84,6 +85,13 @@ def test_rare_bins_are_taken_together() -> None:
     expected, got = merge_rare(reference, counts)
     assert (expected.sum(), got.sum()) == (reference.sum(), counts.sum())
     assert (expected >= 0.05 * reference.sum()).all()
+
+
+@pytest.mark.parametrize(("reference", "counts"), [([970, 30], [0, 500]), ([0] * 18 + [10, 990], [25] * 20)])
+def test_reference_that_lies_in_one_bin_is_compared_too(reference: list[int], counts: list[int]) -> None:
+    """The confidence of any accurate model, and the classes of any inspection where nearly all is well."""
+    assert stability_index(np.array(reference), np.array(counts))[1]
+    assert not stability_index(np.array(reference), np.array(reference) // 3)[1]
 
 
 def test_distances_of_nothing_are_nothing() -> None:

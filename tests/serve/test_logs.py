@@ -29,6 +29,7 @@ except ValueError:
     logging.getLogger("later.library").exception("that failed too")
 logging.getLogger("fmx.access").info("POST", extra={{"facts": {{"status": 200, "ms": 1.5}}}})
 logging.getLogger("fmx.serve").info("cannot be formatted: %d", secrets[0])
+logging.getLogger("fmx.serve").error("odd \\ud800 text")
 thread = threading.Thread(target=lambda: int(secrets[3]))
 thread.start()
 thread.join()
@@ -59,6 +60,7 @@ def test_json_lines_carry_the_request_and_the_trace() -> None:
     assert {line["request_id"] for line in lines if line["logger"] != "fmx.serve"} == {"r1"}
     access = next(line for line in lines if line["logger"] == "fmx.access")
     assert (access["status"], access["ms"], access["trace_id"]) == (200, 1.5, "0af7651916cd43dd8448eb211c80319c")
+    assert [line for line in lines if line["message"] == "odd \\ud800 text"]
     assert "ValueError" in next(line for line in lines if line["message"] == "it failed")["exception"]
 
 

@@ -291,6 +291,48 @@ def test_body_that_comes_too_slowly_is_408(small_package: Package, tmp_path: Pat
     service.close()
 
 
+def test_bad_image_takes_its_neighbours_work_back_too(small_package: Package, digits: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """bentoml/BentoML#5642: what a refused request brought must not be worked on behind its answer."""
+    monkeypatch.setenv("FMX_PACKAGE", str(small_package.folder))
+    monkeypatch.setenv("FMX_AUTH", "off")
+    monkeypatch.setenv("FMX_THREADS", "1")
+    service = Service("")
+    begun: list[bytes] = []
+
+    def slow(self: object, data: bytes, max_pixels: int) -> np.ndarray:
+        begun.append(data)
+        time.sleep(0.2)
+        return cast(np.ndarray, row(self, data, max_pixels))
+
+    row: Any = ImageClassification.row
+    monkeypatch.setattr(ImageClassification, "row", slow)
+    content = {"images": [base64.b64encode(image).decode() for image in (b"broken", *digits * 4)]}
+    error_of(service.predict(json.dumps(content).encode(), kind="application/json"), 400, "bad_input")
+    service.close()
+    assert len(begun) <= 2
+
+
+def test_bodies_that_would_fill_the_memory_are_429(small_package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMX_PACKAGE", str(small_package.folder))
+    monkeypatch.setenv("FMX_AUTH", "off")
+    monkeypatch.setenv("FMX_MAX_BODY_BYTES", "1000")
+    monkeypatch.setenv("FMX_BODIES_BYTES", "1500")
+    service = Service("")
+
+    async def both() -> list[int]:
+        async def drip() -> AsyncIterator[bytes]:
+            for _ in range(8):
+                yield b"x"
+                await asyncio.sleep(0.05)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://test") as client:
+            asked = [client.post("/v1/predict", content=drip(), headers={"content-type": "image/png"}) for _ in range(2)]
+            return sorted(answer.status_code for answer in await asyncio.gather(*asked))
+
+    assert service.loop.run_until_complete(both()) == [400, 429]
+    service.close()
+
+
 def test_deadline_covers_decoding_and_what_is_past_it_is_not_decoded(
     small_package: Package, digits: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

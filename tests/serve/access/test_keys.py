@@ -129,8 +129,18 @@ def test_key_ends_when_it_was_said_to_end_without_a_change_of_the_file(tmp_path:
     assert ring.next_expiry == float("inf")
 
 
+MORE: list[dict[str, Any]] = [
+    {"expires": "2001-01-01"},
+    {"expires": "0026-12-31"},
+    {"expires": "9999-12-31T23:59:59-12:00"},
+    {"rate": "0/second"},
+    {"rate": "10/second; 5/minute"},
+]
+
+
 @pytest.mark.parametrize(
-    "given", [{"scopes": ("root",)}, {"scopes": ()}, {"expires": "soon"}, {"expires": "9999999w"}, {"rate": "10"}, {"rate": "x/second"}, {"quota": 0}]
+    "given",
+    [{"scopes": ("root",)}, {"scopes": ()}, {"expires": "soon"}, {"expires": "9999999w"}, {"rate": "10"}, {"rate": "x/second"}, {"quota": 0}, *MORE],
 )
 def test_rights_that_are_none_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -51,8 +51,8 @@ def verifier(tmp_path: Path) -> TokenVerifier:
 
 @pytest.mark.parametrize("name", KEYS)
 def test_signed_token_is_let_in(verifier: TokenVerifier, name: str) -> None:
-    caller = verifier.verify(token(name, scope="openid fmx:predict admin root"))
-    assert (caller.id, caller.name, sorted(caller.scopes)) == ("token", "web-shop", ["admin", "predict"])
+    caller = verifier.verify(token(name, scope="openid fmx:predict metrics root"))
+    assert (caller.id, caller.name, sorted(caller.scopes)) == ("token", "web-shop", ["metrics", "predict"])
     assert verifier.verify(token(name)).scopes == {"predict"}
     assert verifier.verify(token(name, scp=["metrics"])).scopes == {"metrics"}
     assert verifier.verify(token(name, scope="openid")).scopes == frozenset()
@@ -130,3 +130,16 @@ def test_jwks_without_a_usable_key_is_refused_at_start(tmp_path: Path, content: 
     (tmp_path / "jwks.json").write_text(content)
     with pytest.raises(SurroundingsError):
         TokenVerifier(str(tmp_path / "jwks.json"), issuer=None, audience=AUDIENCE, leeway_s=0)
+
+
+def test_key_that_cannot_be_used_costs_neither_the_others_nor_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    write_jwks(path, "rsa")
+    other = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key(), as_dict=True)
+    odd = [{**other, "kid": "p384"}, {"kty": "OKP", "crv": "X25519", "x": "AAAA", "kid": "x"}, {"kty": "RSA", "kid": "broken"}]
+    path.write_text(json.dumps({"keys": [*odd, *json.loads(path.read_text())["keys"]]}))
+    verifier = TokenVerifier(str(path), issuer=None, audience=AUDIENCE, leeway_s=0)
+    assert verifier.verify(token("rsa")).id == "token"
+    for kid in ("p384", "x", "broken"):
+        with pytest.raises(UnauthorisedError):
+            verifier.verify(f"{encoded({'alg': 'ES256', 'kid': kid})}.{encoded(claims())}.{encoded(b'x' * 64)}")

@@ -12,10 +12,10 @@ from serve.scaling.targets import targets_of
 
 def test_targets_follow_from_capacity_by_littles_law() -> None:
     targets = targets_of(120.0, 0.05, 256, workers=2)
-    assert (targets.requests_per_second, targets.concurrency, targets.hard_limit) == (84, 4, 512)
+    assert (targets.requests_per_second, targets.concurrency, targets.hard_limit) == (84.0, 4, 512)
     assert [targets.replicas(offered) for offered in (0.0, 84.0, 84.5, 1000.0)] == [1, 1, 2, 12]
     slow = targets_of(0.5, 3.0, 8)
-    assert (slow.requests_per_second, slow.concurrency) == (1, 1)
+    assert (slow.requests_per_second, slow.concurrency, slow.replicas(10.0)) == (0.35, 1, 29)
 
 
 REPLICA = Replica(capacity=100.0, most=140.0, target=70.0)
@@ -54,6 +54,13 @@ def test_replicas_go_when_the_load_goes_but_not_at_once() -> None:
     assert ended.replica_hours < 0.5 * len(long) * 15 / 3600 * ended.most_replicas
     kept = simulate(short, REPLICA, "capacity", start_seconds=30, least=2, most=20)
     assert kept.replica_hours > 0.7 * len(short) * 15 / 3600 * kept.most_replicas
+
+
+def test_fewer_wanted_replicas_cost_the_newest_ones_that_start() -> None:
+    trace = [350.0] * 20 + [1400.0] * 4 + [1330.0] * 60
+    slow = simulate(trace, REPLICA, "capacity", start_seconds=400, least=5, most=20)
+    assert slow.most_replicas == 20
+    assert slow.within_objective > 0.5
 
 
 def test_no_traffic_is_no_fault() -> None:
