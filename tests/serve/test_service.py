@@ -296,6 +296,7 @@ def test_bad_image_takes_its_neighbours_work_back_too(small_package: Package, di
     monkeypatch.setenv("FMX_PACKAGE", str(small_package.folder))
     monkeypatch.setenv("FMX_AUTH", "off")
     monkeypatch.setenv("FMX_THREADS", "1")
+    monkeypatch.setenv("FMX_MAX_IMAGES", "32")
     service = Service("")
     begun: list[bytes] = []
 
@@ -307,8 +308,9 @@ def test_bad_image_takes_its_neighbours_work_back_too(small_package: Package, di
     row: Any = ImageClassification.row
     monkeypatch.setattr(ImageClassification, "row", slow)
     content = {"images": [base64.b64encode(image).decode() for image in (b"broken", *digits * 4)]}
-    error_of(service.predict(json.dumps(content).encode(), kind="application/json"), 400, "bad_input")
+    answer = service.predict(json.dumps(content).encode(), kind="application/json")
     service.close()
+    error_of(answer, 400, "bad_input")
     assert len(begun) <= 2
 
 
