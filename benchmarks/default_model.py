@@ -47,6 +47,7 @@ from fmx.data.rows import Rows, read_splits
 from fmx.package import find_package, load_package
 from fmx.predictor import PackagePredictor, Predictor
 from fmx.run import find_run, load_run
+from serve.scaling.replica import START_SECONDS, becomes_ready
 
 RESULTS = Path(__file__).parent / "results" / "default_model.json"
 BATCHES = (1, 8)
@@ -150,23 +151,14 @@ def compare_serving() -> dict[str, Any]:
         started = time.perf_counter()
         server = subprocess.Popen(command, env=variables, stdout=log.open("wb"), stderr=subprocess.STDOUT)
         try:
-            wait_until_ready()
+            if not becomes_ready(f"http://127.0.0.1:{PORT}", server, START_SECONDS):
+                raise SystemExit(log.read_text())
             ready_s = time.perf_counter() - started
             key = re.search(r"fmx_[0-9a-f]{8}_\S+", log.read_text())
             return {"seconds to ready": round(ready_s, 2), **rates(package.folder, images, key[0] if key else "")}
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(60)
-
-
-def wait_until_ready() -> None:
-    """Wait for the server."""
-    while True:
-        try:
-            if httpx.get(f"http://127.0.0.1:{PORT}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
 
 
 def rates(folder: Path, images: list[bytes], key: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,13 @@ class Keeper:
         write_readme()
 
 
-def measure_latency(place: Place, given: argparse.Namespace, keeper: Keeper) -> None:
-    """Quantise every model by everyone, ask and time."""
-    for case in chosen((LITE0, *LATENCY), given):
+def measure_models(place: Place, given: argparse.Namespace, keeper: Keeper, *, cases: tuple[Case, ...], budget: float | None) -> None:
+    """Quantise every model by everyone, ask and time; with a budget NNCF's accuracy control too."""
+    for case in chosen(cases, given):
         if place.is_late:
             break
         prepared = sides.prepare(case, place, quick=given.quick)
-        models, makers = quantised(prepared, place, budget=None)
-        keeper.keep(case.model, sides.compare(prepared, models, makers, given.agreement_seconds))
-
-
-def measure_accuracy(place: Place, given: argparse.Namespace, keeper: Keeper) -> None:
-    """The same at low resolution on trained models, and NNCF with a budget."""
-    for case in chosen(ACCURACY, given):
-        if place.is_late:
-            break
-        prepared = sides.prepare(case, place, quick=given.quick)
-        models, makers = quantised(prepared, place, budget=BUDGET)
+        models, makers = quantised(prepared, place, budget)
         keeper.keep(case.model, sides.compare(prepared, models, makers, given.agreement_seconds))
 
 
@@ -153,10 +144,10 @@ def measure_memory(place: Place, given: argparse.Namespace, keeper: Keeper) -> N
 
 
 PARTS: dict[str, Callable[[Place, argparse.Namespace, Keeper], None]] = {
-    "accuracy": measure_accuracy,
+    "accuracy": partial(measure_models, cases=ACCURACY, budget=BUDGET),
     "pruning": measure_pruning,
     "memory": measure_memory,
-    "latency": measure_latency,
+    "latency": partial(measure_models, cases=(LITE0, *LATENCY), budget=None),
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.markdown import table
+
 NAMES = {
     "fmx": "fmx",
     "ort": "ORT",
@@ -57,11 +59,6 @@ def _surroundings(part: dict[str, Any]) -> str:
     return f"({min(dates)} to {max(dates)}; {' | '.join(found)}{'; ' if makers else ''}{', '.join(makers)})"
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    aligned = ["---", *["---:"] * (len(heads) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (heads, aligned, *rows)]
-
-
 def _speeds(row: dict[str, Any], side: str) -> str:
     if side not in row["sides"]:
         return "fails"
@@ -87,16 +84,16 @@ def _latency(part: dict[str, Any]) -> list[str]:
         "EfficientNet-Lite0 has its ImageNet weights, the others have random ones; all have a head trained on MNIST digits by `fmx train --method",
         "linear-probe`. `served` is what the package serves by default on this machine: fp32 where int8 is not faster or loses over 0.5 points.",
         "",
-        *_table(["model", "fp32 ms, batch 1", "batch 8", *names, "served"], speeds),
+        *table(["model", "fp32 ms, batch 1", "batch 8", *names, "served"], speeds),
         "",
         "Agreement of the first label with fp32, on test rows and shifted, brightened copies of them. Where fp32 itself is at chance (10 %), its",
         "head learnt nothing from random features, nearly all rows get one label, and the agreement says little:",
         "",
-        *_table(["model", "rows", "fp32 accuracy", *names], agreements),
+        *table(["model", "rows", "fp32 accuracy", *names], agreements),
         "",
         "Megabytes, and seconds of the whole command (fmx exports, searches, judges on validation and test rows, times and reports in them):",
         "",
-        *_table(["model", "fp32 MB", *(f"{name} MB" for name in names), *(f"{name} s" for name in names)], sizes),
+        *table(["model", "fp32 MB", *(f"{name} MB" for name in names), *(f"{name} s" for name in names)], sizes),
         *_failures(part),
     ]
 
@@ -120,11 +117,11 @@ def _accuracy(part: dict[str, Any]) -> list[str]:
         "",
     ]
     for model, row in part.items():
-        case, table = row["case"], []
+        case, cells_of = row["case"], []
         for side in ("fp32", *NAMES):
             found, maker = row["sides"].get(side), row["makers"].get(side, {})
             if found is None:
-                table.append([NAMES.get(side, side), "fails", *[""] * 6])
+                cells_of.append([NAMES.get(side, side), "fails", *[""] * 6])
                 continue
             low, high = found["drop_interval"]
             seconds = f"{maker['seconds']:.0f}" if "seconds" in maker else ""
@@ -132,7 +129,7 @@ def _accuracy(part: dict[str, Any]) -> list[str]:
                 seconds += f" ({maker['from the fp32 graph']['seconds']:.0f} from the graph)"
             cells = [f"{100 * found['accuracy']:.2f} %", f"{found['drop']:.2f} ({low:.2f} to {high:.2f})", f"{100 * found['agreement']:.2f} %"]
             speeds = [f"{at['speed_up']:.2f}" for at in found["latency"]]
-            table.append([NAMES.get(side, side), *cells, *speeds, f"{found['bytes'] / 1e6:.2f} MB", seconds])
+            cells_of.append([NAMES.get(side, side), *cells, *speeds, f"{found['bytes'] / 1e6:.2f} MB", seconds])
         heads = [
             f"{model}, {case['size']} px",
             "accuracy",
@@ -143,36 +140,38 @@ def _accuracy(part: dict[str, Any]) -> list[str]:
             "size",
             "seconds",
         ]
-        lines += [*_table(heads, table), "", f"fmx's verdict: {row['makers']['fmx'].get('why', row['makers']['fmx'].get('fails'))}", ""]
+        lines += [*table(heads, cells_of), "", f"fmx's verdict: {row['makers']['fmx'].get('why', row['makers']['fmx'].get('fails'))}", ""]
     return [*lines[:-1], *_failures(part)]
 
 
 def _pruning(part: dict[str, Any]) -> list[str]:
-    table = []
+    cells_of = []
     for name, row in part.items():
         maker, found = row["makers"]["fmx"], row["sides"].get("fmx")
         if found is None:
-            table.append([name, maker["fails"], *[""] * 5])
+            cells_of.append([name, maker["fails"], *[""] * 5])
             continue
         speeds = [f"{at['speed_up']:.2f}" for at in found["latency"]]
         low, high = found["drop_interval"]
         cells = [f"{100 * found['accuracy']:.2f} %", f"{found['drop']:.2f} ({low:.2f} to {high:.2f})", *speeds, f"{found['bytes'] / 1e6:.2f} MB"]
-        table.append([name, *cells, f"{maker['seconds']:.0f}"])
+        cells_of.append([name, *cells, f"{maker['seconds']:.0f}"])
     return [
         "### Pruned and quantised",
         "",
         "`fmx export --prune RATIO --recover EPOCHS --quantize int8 --max-drop 1.0`; drop and speeds are against the dense fp32 network.",
         "",
-        *_table(["model, share of channels", "accuracy", "drop", "batch 1", "batch 8", "size", "seconds"], table),
+        *table(["model, share of channels", "accuracy", "drop", "batch 1", "batch 8", "size", "seconds"], cells_of),
     ]
 
 
 def _memory(part: dict[str, Any]) -> list[str]:
-    table = [[str(row["rows"]), f"{row['bytes of the rows as floats'] / 1e6:.0f} MB", f"{row['peak_bytes'] / 1e6:.0f} MB"] for row in part.values()]
+    cells_of = [
+        [str(row["rows"]), f"{row['bytes of the rows as floats'] / 1e6:.0f} MB", f"{row['peak_bytes'] / 1e6:.0f} MB"] for row in part.values()
+    ]
     return [
         "### Peak memory of an export",
         "",
-        *_table(["calibration rows", "their size as floats", "peak resident memory"], table),
+        *table(["calibration rows", "their size as floats", "peak resident memory"], cells_of),
     ]
 
 

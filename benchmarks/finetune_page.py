@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.markdown import table
+
 
 def training_section(results: dict[str, Any]) -> list[str]:
     """Give the section's lines: of each part that was measured, the tables."""
@@ -37,11 +39,6 @@ def _surroundings(measured: dict[str, Any]) -> str:
     return f"({measured['date']}, {machine['cpu']}, {bf16}, {measured['threads']} torch thread(s); {libraries})"
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    aligned = ["---", *["---:"] * (len(heads) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (heads, aligned, *rows)]
-
-
 def _start(found: dict[str, Any]) -> list[str]:
     rows = [
         [name, f"{side['seconds']:.1f} s", f"{side['cpu_seconds']:.1f} s", f"{side['peak_bytes'] / 1e6:.0f} MB"]
@@ -50,7 +47,7 @@ def _start(found: dict[str, Any]) -> list[str]:
     ]
     said = f"Of fmx, {found['start_seconds in run.json']:.1f} s are after the command line is loaded (`start_seconds` in run.json)."
     title = ["### First step", "", "From the command to the first training step of the default model on the digits; peak memory of an epoch.", ""]
-    return [*title, *_table(["", "clock", "processor", "peak memory"], rows), "", said]
+    return [*title, *table(["", "clock", "processor", "peak memory"], rows), "", said]
 
 
 def _probe(found: list[dict[str, Any]]) -> list[str]:
@@ -71,7 +68,7 @@ def _probe(found: list[dict[str, Any]]) -> list[str]:
         " (median of three; `warm`: features on disk)."
     )
     heads = ["", "classic", "fmx", "clock", "processor", "warm, clock", "classic accuracy", "fmx accuracy"]
-    return ["### Linear probe", "", text, "", *_table(heads, rows)]
+    return ["### Linear probe", "", text, "", *table(heads, rows)]
 
 
 def _throughput(found: list[dict[str, Any]]) -> list[str]:
@@ -100,7 +97,7 @@ def _throughput(found: list[dict[str, Any]]) -> list[str]:
         " loop started with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ set as fmx sets them, which any loop can be."
     )
     heads = ["", *names, "fmx / fastest peer", "the same by the clock"]
-    return ["### Throughput", "", text, "", *_table(heads, rows), "", f"bf16: {'; '.join(gains)}."]
+    return ["### Throughput", "", text, "", *table(heads, rows), "", f"bf16: {'; '.join(gains)}."]
 
 
 def _long_turns(found: list[dict[str, Any]]) -> list[str]:
@@ -138,7 +135,7 @@ def _accuracy(found: list[dict[str, Any]]) -> list[str]:
     heads = ["", *(f"{item['data']}, {item['labelled']:,}" for item in found)]
     caveat = "`plain recipe` is one untuned recipe and fastai as it comes, on one seed: equal wall time, not equal tuning."
     loading = f"Share of fmx's training time in which the network waited for rows, in the last column: {', '.join(waits)}."
-    return ["### Accuracy in equal time", "", text, "", *_table(heads, rows), "", caveat, "", loading]
+    return ["### Accuracy in equal time", "", text, "", *table(heads, rows), "", caveat, "", loading]
 
 
 _PARTS: dict[str, Callable[[Any], list[str]]] = {

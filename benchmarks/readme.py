@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.export_page import export_section
 from benchmarks.finetune_page import training_section
+from benchmarks.markdown import table
 
 FOLDER = Path(__file__).parent
 SECTIONS = {"export": export_section, "finetune": training_section}
@@ -41,15 +42,15 @@ def render(results: dict[str, Any]) -> str:
         f"{subject['model']}, {subject['size']} pixels, digits, {subject['rows']} test rows; the eager model has",
         f"{100 * subject['eager accuracy']:.2f} %. 256 calibration rows, the same for all.",
         "",
-        "| variant | size | accuracy | drop | agreement | batch 1 | against fp32 | batch 8 | against fp32 |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    variants = []
     for name, variant in results["quantisation"]["variants"].items():
         cells = [name, f"{variant['bytes'] / 1e6:.2f} MB", f"{100 * variant['accuracy']:.2f} %", f"{variant['drop']:.2f}"]
         cells.append(f"{100 * variant['agreement']:.2f} %")
         for at in variant["latency"]:
             cells += [f"{at['median_ms']:.2f} ms", f"{at['speed_up']:.2f} x"]
-        lines.append("| " + " | ".join(cells) + " |")
+        variants.append(cells)
+    lines += table(["variant", "size", "accuracy", "drop", "agreement", "batch 1", "against fp32", "batch 8", "against fp32"], variants)
     lines += [
         "",
         "`ort defaults` is `quant_pre_process` and `quantize_static` as they come (int8 activations, per tensor); `ort u8s8 per channel` is what",
@@ -60,15 +61,15 @@ def render(results: dict[str, Any]) -> str:
         "One worker, closed loop, client on the same two cores, one image a request; `in process` is the predictor on the same bytes,",
         f"decoding included. Ready after {results['serving']['seconds to ready']:.1f} s.",
         "",
-        "| callers | service | median | in process | median | share of the limit |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    rates = []
     for name, row in results["serving"].items():
         if isinstance(row, dict):
             service, limit = row["service requests/s"], row["in process requests/s"]
             cells = [name.removeprefix("concurrency "), f"{service:.0f}/s", f"{row['service median ms']:.1f} ms"]
             cells += [f"{limit:.0f}/s", f"{row['in process median ms']:.2f} ms", f"{service / limit:.2f}"]
-            lines.append("| " + " | ".join(cells) + " |")
+            rates.append(cells)
+    lines += table(["callers", "service", "median", "in process", "median", "share of the limit"], rates)
     lines += [
         "",
         "**Where fmx loses today:** a model of half a millisecond shows what HTTP costs, and it costs more than the model. Where the time goes",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fmx.drift import CLASS_SHARE, TOPS, count, edges, features_of
+from fmx.drift import CLASS_SHARE, FEATURES, TOPS, counts_of, edges
 
 CHUNK = 256
 
@@ -22,13 +22,9 @@ def reference_statistics(images: np.ndarray, probabilities: np.ndarray, labels: 
     Returns:
         Histograms with fixed edges of the features of `fmx.drift`, a value a row, and the share of each predicted class.
     """
-    counts = {name: np.zeros(0, np.int64) for name in TOPS}
-    for start in range(0, len(images), CHUNK):
-        part = slice(start, start + CHUNK)
-        for name, values in features_of(images[part], probabilities[part]).items():
-            found = count(values, TOPS[name])
-            counts[name] = counts[name] + found if len(counts[name]) else found
-    share = np.bincount(probabilities.argmax(axis=1), minlength=len(labels)) / len(images)
+    chunks = [counts_of(images[start : start + CHUNK], probabilities[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+    counts = {name: np.sum([chunk[name] for chunk in chunks], axis=0) for name in FEATURES}
+    share = counts[CLASS_SHARE] / len(images)
     return {
         "rows": len(images),
         **{name: {"edges": edges(top), "counts": counts[name].tolist()} for name, top in TOPS.items()},

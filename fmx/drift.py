@@ -53,6 +53,12 @@ def features_of(images: np.ndarray, probabilities: np.ndarray) -> dict[str, np.n
     }
 
 
+def counts_of(images: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Count rows and answers, as of `features_of`, into the bins of every feature, the first labels' classes among them: int64 [bins]."""
+    counts = {name: count(values, TOPS[name]) for name, values in features_of(images, probabilities).items()}
+    return {**counts, CLASS_SHARE: np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])}
+
+
 def count(values: np.ndarray, top: float) -> np.ndarray:
     """Count values into the bins from 0 to `top`: int64 [BINS]."""
     return np.histogram(np.clip(values, 0.0, top), bins=BINS, range=(0.0, top))[0]

@@ -101,7 +101,12 @@ def has_vnni() -> bool:
 
 def now() -> str:
     """Return the present time, UTC, to the second, in ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return written(datetime.now(UTC))
+
+
+def written(when: datetime) -> str:
+    """Write a time, of whatever zone, as `now` does. Raises: OverflowError."""
+    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def misplaced_rooms() -> list[str]:

@@ -25,6 +25,7 @@ import orjson
 from fmx import host
 from fmx.errors import DataError
 from serve import metrics
+from serve.masking import encodable
 
 START = "0" * 64
 HEAD_BYTES = 128
@@ -39,9 +40,10 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _sealed(entry: dict[str, Any]) -> bytes:
-    """Give a line: the entry with the hash of all else in it."""
-    return orjson.dumps({**entry, "hash": digest(orjson.dumps(entry, option=orjson.OPT_SORT_KEYS))}, option=orjson.OPT_SORT_KEYS) + b"\n"
+def _sealed(entry: dict[str, Any]) -> tuple[bytes, str]:
+    """Give a line, the entry with the hash of all else in it, and that hash."""
+    own = digest(orjson.dumps(entry, option=orjson.OPT_SORT_KEYS))
+    return orjson.dumps({**entry, "hash": own}, option=orjson.OPT_SORT_KEYS) + b"\n", own
 
 
 class AuditLog:
@@ -60,8 +62,9 @@ class AuditLog:
 
     def write(self, **facts: Any) -> None:
         """Note an entry; its number, time and chain are added. Where too many wait for the disk it is lost, and counted."""
+        entry = {name: encodable(value) if isinstance(value, str) else value for name, value in facts.items()}
         try:
-            self._entries.put_nowait({"time": host.now(), **{name: _writable(value) for name, value in facts.items()}})
+            self._entries.put_nowait({"time": host.now(), **entry})
         except queue.Full:
             metrics.audit_lost.inc()
 
@@ -104,11 +107,6 @@ class AuditLog:
         self._is_failing = False
 
 
-def _writable(value: Any) -> Any:
-    """Give a value that JSON in UTF-8 can hold: a lone surrogate, which a token's subject may have, is written as an escape."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
 @contextmanager
 def _locked_head(path: Path) -> Iterator[int]:
     """Hold the lock of a log's head file, and give its descriptor."""
@@ -133,8 +131,8 @@ def _append_to(file: int, head: int, entries: list[dict[str, Any]]) -> None:
     lines = []
     for entry in entries:
         number += 1
-        lines.append(_sealed({"number": number, "previous": last, **entry}))
-        last = orjson.loads(lines[-1])["hash"]
+        line, last = _sealed({"number": number, "previous": last, **entry})
+        lines.append(line)
     data = b"".join(lines)
     try:
         if os.write(file, data) != len(data):
@@ -201,7 +199,7 @@ def verify_audit(paths: Iterable[Path]) -> Verified:
     for path, place, line in _lines(paths):
         entry = _entry(path, place, line)
         where = f"{path.name}, line {place}"
-        if (entry["previous"], entry["number"]) != ((previous, number + 1) if previous else (entry["previous"], entry["number"])):
+        if previous and (entry["previous"], entry["number"]) != (previous, number + 1):
             raise DataError(f"{where} does not follow the line before it.", hint="Lines were taken out, put in or reordered there.")
         first, begins = (first, begins) if previous else (entry["time"], entry["previous"])
         previous, number, last, entries = entry["hash"], entry["number"], entry["time"], entries + 1
@@ -224,7 +222,7 @@ def _entry(path: Path, place: int, line: bytes) -> dict[str, Any]:
     where = f"{path.name}, line {place}"
     try:
         entry: dict[str, Any] = orjson.loads(line)
-        sealed = _sealed({name: value for name, value in entry.items() if name != "hash"})
+        sealed, _ = _sealed({name: value for name, value in entry.items() if name != "hash"})
         is_whole = all(isinstance(entry[name], str) for name in ("hash", "previous", "time")) and type(entry["number"]) is int
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{where} is no entry of an audit log.", hint="The file was cut or changed there.") from error

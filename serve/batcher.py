@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from serve import metrics
-from serve.errors import DeadlineError, NotReadyError, OverloadedError
+from serve.admission import MOST_RETRY_SECONDS
+from serve.errors import NotReadyError, OverloadedError, too_late
 
 Run = Callable[[np.ndarray], np.ndarray]
-MOST_RETRY_SECONDS = 60
 
 
 @dataclass
@@ -134,6 +134,6 @@ def _still_wanted(item: _Waiting) -> bool:
     if not item.answer.set_running_or_notify_cancel():
         return False
     if time.monotonic() >= item.deadline:
-        item.answer.set_exception(DeadlineError("The request waited too long.", hint="Send fewer at once, or add replicas."))
+        item.answer.set_exception(too_late())
         return False
     return True

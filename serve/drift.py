@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmx.drift import CLASS_SHARE, TOPS, count, features_of, kolmogorov_smirnov, reference_counts, stability_index
+from fmx.drift import counts_of, kolmogorov_smirnov, reference_counts, stability_index
 from serve import metrics
 
 EVALUATE_SECONDS = 5.0
@@ -84,11 +84,9 @@ class DriftMonitor:
         if self._filled[0] >= self._window_rows / 2:
             self._halves, self._filled = [self._empty(), self._halves[0]], [0, self._filled[0]]
         counts = self._halves[0]
-        for name, values in features_of(row[None], probabilities[None]).items():
+        for name, found in counts_of(row[None], probabilities[None]).items():
             if name in counts:
-                counts[name] += count(values, TOPS[name])
-        if CLASS_SHARE in counts:
-            counts[CLASS_SHARE][int(probabilities.argmax())] += 1
+                counts[name] += found
         self._filled[0] += 1
 
     def _evaluate(self) -> None:

@@ -26,14 +26,6 @@ from serve.settings import ServeSettings, package_path
 log = logging.getLogger("fmx.serve")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Predictions, and the predictor that made them: it may be another by the time they are written out."""
-
-    predictor: PackagePredictor
-    predictions: list[dict[str, Any]]
-
-
 OPENING = "The package is being opened."
 DRAINING = "The worker is draining."
 
@@ -86,14 +78,12 @@ class Engine:
 
     def opened(self) -> PackagePredictor:
         """Give what is served. Raises: `NotReadyError`."""
+        return self._ready().predictor
+
+    def _ready(self) -> _Opened:
         if self._opened is None:
             raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
-        return self._opened.predictor
-
-    async def predict(self, inputs: list[bytes], top_k: int, deadline: float) -> Answer:
-        """Answer the encoded inputs of one request, in order, with `top_k` labels each. Raises: see `infer`."""
-        predictor, answers = await self.infer(inputs, deadline)
-        return Answer(predictor, [predictor.task.prediction(probabilities, top_k) for probabilities in answers])
+        return self._opened
 
     async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> tuple[PackagePredictor, np.ndarray]:
         """Answer the inputs of one request, in order.
@@ -103,15 +93,13 @@ class Engine:
             deadline: on `time.monotonic`'s clock.
 
         Returns:
-            Who answered, and the probabilities: float32 [n, labels].
+            Who answered, which may be another by the time the answer is written, and the probabilities: float32 [n, labels].
 
         Raises:
             InputError, TooLargeError: an input that cannot be read; nothing of the request is then run.
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
-        opened = self._opened
-        if opened is None:
-            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
+        opened = self._ready()
         with self._inside.admit(len(inputs)):
             rows = await self._rows(opened.predictor, inputs, deadline)
             futures = [asyncio.wrap_future(future) for future in opened.batcher.submit(rows, deadline)]

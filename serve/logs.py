@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
-from serve.masking import mask
+from serve.masking import encodable, mask
 
 Format = Literal["auto", "json", "text"]
 ACCESS = "fmx.access"
@@ -77,8 +77,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def _safe(text: str) -> str:
-    """Mask, and make it text that UTF-8 can hold: a lone surrogate must not cost the line."""
-    return mask(text.encode("utf-8", "backslashreplace").decode())
+    """Mask, and make it text that can be written."""
+    return mask(encodable(text))
 
 
 def set_up_logs(form: Format) -> None:

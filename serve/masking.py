@@ -37,6 +37,11 @@ _NAME = r"[^\s@＠<>()\[\]\"',;:=，。；：]"
 _EMAIL = re.compile(rf"(?<!{_NAME}){_NAME}{{1,64}}[@＠]{_NAME}{{1,250}}[.．。][A-Za-z0-9\u4e00-\u9fff]{{2,}}")
 
 
+def encodable(text: str) -> str:
+    """Give text that UTF-8 can hold: a lone surrogate, which a file's name or a token's subject may have, becomes an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def mask(text: str) -> str:
     """Replace keys, tokens, passwords, e-mail addresses, phone, identity-card and payment-card numbers by what they were."""
     if len(text) > LONGEST:

@@ -7,8 +7,6 @@ binary_tensor_data.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +15,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from fmx.errors import InputError, TooLargeError
+from fmx.errors import InputError
 from fmx.predictor import PackagePredictor
 from serve.errors import ShapeError
+from serve.inputs import check_count, decode_images, read_object
 
 HEADER_LENGTH = "inference-header-content-length"
 HINT = "GET /v2/models/NAME says what the model takes."
@@ -78,8 +77,7 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
         raise ShapeError("The input's shape is no list of sizes.", hint=HINT)
     if not shape or not shape[0]:
         raise InputError("There is no row in the request.", hint=HINT)
-    if shape[0] > most_rows:
-        raise TooLargeError(f"{shape[0]} images in one request; at most {most_rows} are taken.", hint="Send several requests.")
+    check_count(shape[0], most_rows)
     raw = _raw_data(tensor, binary)
     inputs: list[bytes] | list[np.ndarray]
     if tensor.get("datatype") == "BYTES" and len(shape) == 1:
@@ -121,13 +119,7 @@ def _parts(body: bytes, headers: Mapping[str, str]) -> tuple[dict[str, Any], byt
     if length is not None and not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= len(body)):
         raise InputError(f"{HEADER_LENGTH} is not the length of a part of the body.", hint=HINT)
     head = body if length is None else body[: int(length)]
-    try:
-        content = orjson.loads(head)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"The request is no JSON ({error}).", hint=HINT) from error
-    if not isinstance(content, dict):
-        raise InputError("The request is no JSON object.", hint=HINT)
-    return content, body[len(head) :]
+    return read_object(head, "request", HINT), body[len(head) :]
 
 
 def _only_input(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -165,10 +157,7 @@ def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int) -> list[byte
         data = tensor.get("data")
         if not isinstance(data, list) or len(data) != count or not all(isinstance(item, str) for item in data):
             raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are base64.")
-        try:
-            return [base64.b64decode(item, validate=True) for item in data]
-        except (binascii.Error, ValueError) as error:
-            raise InputError(f"An image is not valid base64 ({error}).", hint=HINT) from error
+        return decode_images(data, HINT)
     found: list[bytes] = []
     place = 0
     while place < len(raw) and len(found) <= count:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
+
+from serve.scaling.replica import becomes_ready
 
 BIN = Path(sys.executable).parent
 PORT = 3000
@@ -27,7 +28,8 @@ def main() -> None:
         log = Path(folder) / "server.log"
         server = start_server(log, Path(folder))
         try:
-            wait_until_ready(server, log)
+            if not becomes_ready(f"http://127.0.0.1:{PORT}", server, START_SECONDS):
+                sys.exit(f"The server did not become ready:\n{log.read_text()}")
             print(log.read_text())
             key = find_key(log)
             print(f"$ curl --data-binary @{image.name} -H 'Content-Type: image/png' -H 'Authorization: Bearer KEY' localhost:{PORT}/v1/predict")
@@ -63,19 +65,6 @@ def start_server(log: Path, folder: Path) -> subprocess.Popen[bytes]:
     print("$ bentoml serve", flush=True)
     environment = {**os.environ, "BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
     return subprocess.Popen([str(BIN / "bentoml"), "serve"], stdout=log.open("wb"), stderr=subprocess.STDOUT, env=environment)
-
-
-def wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for /readyz, or say what the server said when it does not come."""
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    sys.exit(f"The server did not become ready:\n{log.read_text()}")
 
 
 def find_key(log: Path) -> str:

@@ -49,7 +49,7 @@ def targets(
 
     computed = targets_of(found.requests_per_second, found.mean_ms / 1e3, load_settings().queue_rows, found.workers or 1, headroom)
     if json:
-        output.answer_json({**asdict(computed), "capacity": found.as_json()})
+        output.answer_json({**asdict(computed), "capacity": asdict(found)})
         return
     measured = f"{found.requests_per_second:g} requests/s within {found.slo_p99_ms:g} ms, measured {found.date}"
     typer.echo(f"A replica is given {computed.requests_per_second:g} requests/s, {computed.concurrency} under way ({measured}).")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def capacity(
     with replica_of(package, workers) if package is not None else nullcontext(url) as served:
         model, found = asyncio.run(measure(str(served)))
     if json:
-        output.answer_json(found.as_json())
+        output.answer_json(asdict(found))
     else:
         typer.echo(
             f"{found.requests_per_second:g} requests/s within {slo_p99:g} ms (p99 {found.p99_ms:g} ms, mean {found.mean_ms:g} ms), "

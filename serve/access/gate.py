@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import Protocol
+from collections.abc import Callable
+from functools import lru_cache
 
 from serve import metrics
 from serve.access.caller import Caller
@@ -19,11 +20,8 @@ ANYBODY = Caller(id="anybody", name="", scopes=frozenset(SCOPES))
 """With `FMX_AUTH=off`, where whoever stands in front of the service checks callers."""
 
 
-class Headers(Protocol):
-    """A request's headers by lower-case name."""
-
-    def __call__(self, name: bytes) -> str:
-        """Give a header, or an empty string."""
+Headers = Callable[[bytes], str]
+"""A request's header by its lower-case name, or an empty string."""
 
 
 class Gate:
@@ -66,8 +64,7 @@ class Gate:
         text = _credential(headers)
         if hmac.compare_digest(text.encode(), self._metrics_token.get_secret_value().encode()):
             return
-        caller = await self._identify(text) if self._keys is not None else ANYBODY
-        if self._keys is None or "metrics" not in caller.scopes:
+        if self._keys is None or "metrics" not in (await self._identify(text)).scopes:
             raise UnauthorisedError("Metrics need their token.", hint="Send the header 'Authorization: Bearer TOKEN' with FMX_METRICS_TOKEN.")
 
     async def _identify(self, text: str) -> Caller:
@@ -81,6 +78,7 @@ class Gate:
         return caller_of(key)
 
 
+@lru_cache(maxsize=1024)  # asked for every request
 def caller_of(key: Key) -> Caller:
     """Give the caller that a key stands for."""
     return Caller(key.id, key.name, frozenset(key.scopes), read_rate(key.rate), quota_a_day(key.quota))

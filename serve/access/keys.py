@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Key:
         return self.revoked is None and now < self.expires_at()
 
 
+@lru_cache(maxsize=1024)  # asked for every request of a key that ends
 def read_time(text: str) -> datetime:
     """Read a time of the file, `2026-01-31T12:00:00Z`. Raises: ValueError."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
@@ -149,7 +151,7 @@ def _same_span(key: Key) -> str | None:
     """Give the end of a key that is made now and lives as long as another was made for."""
     if key.expires is None:
         return None
-    return (datetime.now(UTC) + (read_time(key.expires) - read_time(key.created))).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return host.written(datetime.now(UTC) + (read_time(key.expires) - read_time(key.created)))
 
 
 def _read_expiry(text: str | None) -> str | None:
@@ -160,7 +162,7 @@ def _read_expiry(text: str | None) -> str | None:
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
     try:
         when = datetime.now(UTC) + timedelta(**{unit[span[2]]: int(span[1])}) if span else datetime.fromisoformat(text.strip())
-        written = when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        written = host.written(when)
         read_time(written)
     except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is neither a span nor a date.", hint="Such as 90d, 12h or 2027-01-31.") from None
@@ -198,7 +200,7 @@ def last_uses(path: Path) -> dict[str, str]:
     """Give when each key was last used, by its id, as far as a service could write it down."""
     found = {}
     for file in (path.parent / LAST_USE).glob("*"):
-        found[file.name] = datetime.fromtimestamp(file.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        found[file.name] = host.written(datetime.fromtimestamp(file.stat().st_mtime, UTC))
     return found
 
 

@@ -48,10 +48,6 @@ class Capacity:
     machine: dict[str, Any] | None
     date: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Give the fields."""
-        return asdict(self)
-
 
 def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
     """Encode a package's golden rows as JPEG, for a load when no real inputs are given: small images, decoded quickly."""
@@ -79,7 +75,7 @@ async def measure_capacity(load: Load, slo_p99_ms: float, seconds: float, say: S
 
     Raises:
         SurroundingsError: the service answers nothing, or refuses the key.
-        BudgetError: not even a twentieth of what it can do is held.
+        BudgetError: not even a fiftieth of what it can do is held.
     """
     most = await load.closed_loop(PROBE_CONCURRENCY, PROBE_SECONDS)
     if not most.latencies:
@@ -118,7 +114,7 @@ def keep_capacity(package: Package, capacity: Capacity) -> Path:
     folder = package.folder / "measurements"
     folder.mkdir(exist_ok=True)
     path = folder / f"{host.name()}.json"
-    storage.write_text(path, _text(capacity))
+    storage.write_text(path, json.dumps({"capacity": asdict(capacity)}, indent=2) + "\n")
     return path
 
 
@@ -142,10 +138,6 @@ def read_capacity(package: Package, variant: str | None = None, workers: int | N
         if capacity.package_digest == package.digest and variant in (None, capacity.variant) and workers in (None, capacity.workers)
     ]
     return max(fitting, key=lambda capacity: capacity.date, default=None)
-
-
-def _text(capacity: Capacity) -> str:
-    return json.dumps({"capacity": capacity.as_json()}, indent=2) + "\n"
 
 
 def bodies_of(files: Sequence[Path]) -> list[tuple[bytes, str]]:

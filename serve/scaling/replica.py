@@ -43,7 +43,9 @@ def replica_of(package: Package, workers: int) -> Iterator[str]:
         with log.open("wb") as output:
             server = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            _wait_until_ready(url, server, log)
+            if not becomes_ready(url, server, START_SECONDS):
+                last = " ".join(log.read_text(errors="replace").split())[-300:]
+                raise SurroundingsError(f"The service did not become ready: {last}", hint="Start it by itself to see why: fmx serve")
             yield url
         finally:
             server.send_signal(signal.SIGINT)
@@ -54,14 +56,14 @@ def replica_of(package: Package, workers: int) -> Iterator[str]:
                 server.wait()
 
 
-def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
+def becomes_ready(url: str, server: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait until a service that was started answers that it is ready; false when it ends before, or takes longer."""
+    until = time.monotonic() + seconds
     while time.monotonic() < until and server.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
                 if answer.status == 200:
-                    return
+                    return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    last = " ".join(log.read_text(errors="replace").split())[-300:]
-    raise SurroundingsError(f"The service did not become ready: {last}", hint="Start it by itself to see why: fmx serve")
+    return False

@@ -291,6 +291,20 @@ def test_body_that_comes_too_slowly_is_408(small_package: Package, tmp_path: Pat
     service.close()
 
 
+def slow_decoding(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
+    """Make every decoding take so long, and give the list of when each begins."""
+    begun: list[float] = []
+    row: Any = ImageClassification.row
+
+    def slow(self: object, data: bytes, max_pixels: int) -> np.ndarray:
+        begun.append(time.monotonic())
+        time.sleep(seconds)
+        return cast(np.ndarray, row(self, data, max_pixels))
+
+    monkeypatch.setattr(ImageClassification, "row", slow)
+    return begun
+
+
 def test_bad_image_takes_its_neighbours_work_back_too(small_package: Package, digits: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """bentoml/BentoML#5642: what a refused request brought must not be worked on behind its answer."""
     monkeypatch.setenv("FMX_PACKAGE", str(small_package.folder))
@@ -298,15 +312,7 @@ def test_bad_image_takes_its_neighbours_work_back_too(small_package: Package, di
     monkeypatch.setenv("FMX_THREADS", "1")
     monkeypatch.setenv("FMX_MAX_IMAGES", "32")
     service = Service("")
-    begun: list[bytes] = []
-
-    def slow(self: object, data: bytes, max_pixels: int) -> np.ndarray:
-        begun.append(data)
-        time.sleep(0.2)
-        return cast(np.ndarray, row(self, data, max_pixels))
-
-    row: Any = ImageClassification.row
-    monkeypatch.setattr(ImageClassification, "row", slow)
+    begun = slow_decoding(monkeypatch, 0.2)
     content = {"images": [base64.b64encode(image).decode() for image in (b"broken", *digits * 4)]}
     answer = service.predict(json.dumps(content).encode(), kind="application/json")
     service.close()
@@ -344,15 +350,7 @@ def test_deadline_covers_decoding_and_what_is_past_it_is_not_decoded(
     monkeypatch.setenv("FMX_THREADS", "1")
     monkeypatch.setenv("FMX_TIMEOUT_SECONDS", "0.5")
     service = Service("")
-    begun: list[float] = []
-
-    def slow(self: object, data: bytes, max_pixels: int) -> np.ndarray:
-        begun.append(time.monotonic())
-        time.sleep(0.4)
-        return cast(np.ndarray, row(self, data, max_pixels))
-
-    row: Any = ImageClassification.row
-    monkeypatch.setattr(ImageClassification, "row", slow)
+    begun = slow_decoding(monkeypatch, 0.4)
     content = {"images": [base64.b64encode(image).decode() for image in digits]}
     error_of(service.predict(json.dumps(content).encode(), kind="application/json"), 504, "deadline")
     service.close()
