@@ -24,6 +24,13 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2, "int8-generic": 2e-2, "in
 """Largest difference of a probability between a golden row's answer here and at export: other CPUs round otherwise, wrong ones saturate."""
 
 
+class AnswerCountError(PackageError):
+    """A model that answers another number of rows than it was given."""
+
+    def __init__(self, rows: int, shape: tuple[int, ...]) -> None:
+        super().__init__(f"The model answered {shape} to {rows} rows.", hint="Export the model again; fmx verify tells.")
+
+
 class Predictor:
     """One ONNX file that keeps a contract, ready to run. Safe to call from several threads at once."""
 
@@ -44,11 +51,11 @@ class Predictor:
             float32 [n, labels], each row summing to 1.
 
         Raises:
-            PackageError: the model gave another number of rows than it was given; nothing may then be attributed to anyone.
+            AnswerCountError: the model gave another number of rows than it was given; nothing may then be attributed to anyone.
         """
         answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: rows})[0])
         if answers.shape != (len(rows), len(self.contract.labels)):
-            raise PackageError(f"The model answered {answers.shape} to {len(rows)} rows.", hint="Export the model again; fmx verify tells.")
+            raise AnswerCountError(len(rows), answers.shape)
         return answers
 
     def run_all(self, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None) -> np.ndarray:

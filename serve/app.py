@@ -1,6 +1,6 @@
-"""Our ASGI app inside BentoML's shell: `POST /v1/predict`, and the Open Inference Protocol (oip.py) beside it.
+"""What the service answers: `POST /v1/predict`, and the Open Inference Protocol (oip.py) beside it.
 
-Who may call, and how much may be sent, was settled in guard.py.
+Who may call, and how much may be sent, was settled in guard.py, which calls these by route, without a router or BentoML's middleware between.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fmx.errors import FmxError
 from fmx.predictor import PackagePredictor
@@ -33,8 +32,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("fmx.serve")
 
 
-def build_app(engine: Engine, scaler: Scaler, settings: ServeSettings) -> Starlette:
-    """Build the app with its routes."""
+def build_routes(engine: Engine, scaler: Scaler, settings: ServeSettings) -> dict[str, ASGIApp]:
+    """Build what answers each route."""
 
     async def predict(request: Request) -> Response:
         inputs, top_k = await read_inputs(request, settings)
@@ -71,20 +70,22 @@ def build_app(engine: Engine, scaler: Scaler, settings: ServeSettings) -> Starle
     async def autoscale(request: Request) -> Response:
         return json_response(scaler.standing(engine.opened().package, engine.opened().variant.name), request.scope["fmx.request_id"])
 
-    return Starlette(
-        routes=[
-            Route(AUTOSCALE, _answered(autoscale), methods=["GET"]),
-            Route(PREDICT, _answered(predict), methods=["POST"]),
-            Route("/v2", _answered(server), methods=["GET"]),
-            *(Route(path, _answered(model), methods=["GET"]) for path in V2_MODEL),
-            *(Route(f"{path}/ready", _answered(model_ready), methods=["GET"]) for path in V2_MODEL),
-            *(Route(f"{path}/infer", _answered(infer), methods=["POST"]) for path in V2_MODEL),
-        ]
-    )
+    return {
+        AUTOSCALE: _answered(autoscale),
+        PREDICT: _answered(predict),
+        "/v2": _answered(server),
+        **{path: _answered(model) for path in V2_MODEL},
+        **{f"{path}/ready": _answered(model_ready) for path in V2_MODEL},
+        **{f"{path}/infer": _answered(infer) for path in V2_MODEL},
+    }
 
 
-def _answered(handle: Handler) -> Handler:
-    """Make an answer of every error that a handler raises."""
+def _answered(handle: Handler) -> ASGIApp:
+    """Make an app of a handler, and an answer of every error that it raises."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await answer(Request(scope, receive))
+        await response(scope, receive, send)
 
     async def answer(request: Request) -> Response:
         request_id: str = request.scope["fmx.request_id"]
@@ -101,7 +102,7 @@ def _answered(handle: Handler) -> Handler:
             error = FmxError("Something unforeseen went wrong.", hint="Tell its request id.")
         return error_response(error, request_id, is_v2=request.url.path.startswith("/v2"))
 
-    return answer
+    return app
 
 
 def _named(predictor: PackagePredictor, request: Request) -> PackagePredictor:

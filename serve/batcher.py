@@ -1,139 +1,269 @@
-"""The micro-batcher: rows that wait together run together, and no row ever waits for company.
+"""The micro-batcher: a few threads that decode inputs and run rows. Rows that wait together run together; no row ever waits for company.
 
-A batch that fails is run again row by row, once, so a bad row costs its neighbours nothing. A row past its deadline is dropped before it
-runs. The queue is bounded; what it cannot take is refused with the time that the measured drain rate says.
+Where there is work for everybody, a thread decodes a few inputs and runs them itself, on a session of one thread: nothing is handed over.
+A row that is alone runs on every CPU. A batch that fails is run again row by row, once, so a bad row costs its neighbours nothing. What is
+past its deadline, or of a request that has already failed, is dropped before it is decoded or run.
+
+How much may be inside is bounded by serve/admission.py, and how rows run on this host is measured in serve/lanes.py.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from fmx.predictor import AnswerCountError
 from serve import metrics
-from serve.admission import MOST_RETRY_SECONDS
-from serve.errors import NotReadyError, OverloadedError, too_late
+from serve.errors import NotReadyError, too_late
 
 Run = Callable[[np.ndarray], np.ndarray]
+Decode = Callable[[bytes], np.ndarray]
+Input = bytes | np.ndarray
+LARGE_BYTES = 2_000_000
+"""Encoded inputs beyond so many bytes are left for other threads to decode."""
 
 
-@dataclass
-class _Waiting:
-    row: np.ndarray
-    deadline: float
-    arrived: float
-    answer: Future[np.ndarray] = field(default_factory=Future)
+@dataclass(frozen=True)
+class Lanes:
+    """In which ways rows may run at once."""
+
+    run: Run
+    """As often at once as there are slots."""
+    slots: int
+    run_alone: Run | None
+    """Takes every slot; None where it would be no faster."""
+    threads: int
+    """They decode, and run what is decoded."""
+    batch_rows: int
+    """Most rows that run together."""
+    decode_rows: int
+    """Most inputs that a thread decodes before they run."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A request's rows, uint8 each, and their probabilities: float32 [n, labels]."""
+
+    rows: list[np.ndarray]
+    probabilities: np.ndarray
+
+
+class Pending:
+    """The rows of one request: it is answered when all are, and fails when one does."""
+
+    def __init__(self, inputs: Sequence[Input], deadline: float) -> None:
+        self.future: Future[Answered] = Future()
+        self.inputs = list(inputs)
+        self.deadline = deadline
+        self.arrived = time.monotonic()
+        self._rows: list[np.ndarray | None] = [None] * len(inputs)
+        self._answers: list[np.ndarray | None] = [None] * len(inputs)
+        self._left = len(inputs)
+        self._is_settled = False
+        self._lock = threading.Lock()
+
+    def is_wanted(self) -> bool:
+        """Say whether somebody still waits for it; a passed deadline fails it."""
+        if self._is_settled or self.future.cancelled():
+            return False
+        if time.monotonic() >= self.deadline:
+            self.fail(too_late())
+            return False
+        return True
+
+    def row(self, place: int) -> np.ndarray | None:
+        """Give a row that was decoded."""
+        return self._rows[place]
+
+    def decoded(self, place: int, row: np.ndarray) -> None:
+        """Keep a row, and let go of what it was decoded from."""
+        self._rows[place] = row
+        self.inputs[place] = b""
+
+    def answer(self, place: int, probabilities: np.ndarray) -> None:
+        """Keep a row's answer; the last one answers the request."""
+        with self._lock:
+            self._answers[place] = probabilities
+            self._left -= 1
+            if self._left or self._is_settled:
+                return
+            self._is_settled = True
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(Answered([row for row in self._rows if row is not None], np.stack([a for a in self._answers if a is not None])))
+
+    def fail(self, error: BaseException) -> None:
+        """Fail the request, unless it was answered or has failed before."""
+        with self._lock:
+            if self._is_settled:
+                return
+            self._is_settled = True
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+Place = tuple[Pending, int]
+"""One row of a request."""
 
 
 class MicroBatcher:
-    """One thread that runs the model on whatever rows wait, in the order of arrival."""
+    """Threads that take the rows of requests in the order of arrival."""
 
-    def __init__(self, run: Run, row_shape: tuple[int, ...], *, batch_rows: int, queue_rows: int) -> None:
-        self._run = run
+    def __init__(self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...]) -> None:
+        self._lanes = lanes
+        self._decode = decode
         self._row_shape = row_shape
-        self._batch_rows = batch_rows
-        self._queue_rows = queue_rows
-        self._waiting: deque[_Waiting] = deque()
-        self._changed = threading.Condition()
+        self._waiting: deque[Place] = deque()
+        self._ready: deque[Place] = deque()
+        self._free = lanes.slots
+        self._idle = 0
+        self._inside = 0
         self._closed = False
-        self._rows_per_second = 0.0
-        self._thread = threading.Thread(target=self._work, name="fmx-batcher", daemon=True)
-        self._thread.start()
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._work, name=f"fmx-rows-{number}", daemon=True) for number in range(lanes.threads)]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, rows: Sequence[np.ndarray], deadline: float) -> list[Future[np.ndarray]]:
-        """Queue the rows of one request, all or none.
+    def submit(self, inputs: Sequence[Input], deadline: float) -> Pending:
+        """Queue the inputs of one request.
 
         Args:
-            rows: each of the batcher's row shape, uint8.
-            deadline: on `time.monotonic`'s clock; a row that could only run later is dropped.
+            inputs: encoded, or rows of the batcher's row shape, uint8.
+            deadline: on `time.monotonic`'s clock; what could only run later is dropped.
 
         Returns:
-            One future a row: its probabilities, or an `FmxError`.
+            What becomes of it; its future holds an `FmxError`, or whatever the model raised, where a row fails.
 
         Raises:
-            OverloadedError: the queue is full.
             NotReadyError: the batcher is closed.
             ValueError: a row of another shape or type; it would spoil a batch.
         """
-        for row in rows:
-            if row.shape != self._row_shape or row.dtype != np.uint8:
-                raise ValueError(f"row {row.shape} {row.dtype} for {self._row_shape} uint8")
-        now = time.monotonic()
+        pending = Pending(inputs, deadline)
+        for place, given in enumerate(inputs):
+            if isinstance(given, np.ndarray):
+                if given.shape != self._row_shape or given.dtype != np.uint8:
+                    raise ValueError(f"row {given.shape} {given.dtype} for {self._row_shape} uint8")
+                pending.decoded(place, given)
         with self._changed:
             if self._closed:
                 raise NotReadyError("The service is shutting down.", hint="Send the request to another replica.")
-            if len(self._waiting) + len(rows) > self._queue_rows:
-                raise OverloadedError(f"{len(self._waiting)} rows are waiting; no more are taken.", retry_after_s=self._retry_after())
-            waiting = [_Waiting(row, deadline, now) for row in rows]
-            self._waiting.extend(waiting)
+            self._waiting.extend((pending, place) for place in range(len(inputs)))
+            self._inside += len(inputs)
             metrics.queue_rows.set(len(self._waiting))
-            self._changed.notify()
-        return [item.answer for item in waiting]
+            self._changed.notify(min(len(inputs), self._idle))
+        return pending
 
     def close(self) -> None:
-        """Run what waits, refuse what comes, and end the thread."""
+        """Answer what is inside, refuse what comes, and end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _retry_after(self) -> int:
-        if self._rows_per_second <= 0:
-            return 1
-        return min(MOST_RETRY_SECONDS, max(1, math.ceil(len(self._waiting) / self._rows_per_second)))
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            started = time.monotonic()
-            for item in batch:
-                metrics.queue_seconds.observe(started - item.arrived)
-            metrics.batch_rows.observe(len(batch))
-            self._answer(batch)
-            seconds = time.monotonic() - started
-            metrics.inference_seconds.observe(seconds)
-            rate = len(batch) / max(seconds, 1e-6)
-            self._rows_per_second = rate if self._rows_per_second <= 0 else 0.9 * self._rows_per_second + 0.1 * rate
+        while (task := self._next()) is not None:
+            task()
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Wait for rows and take up to a batch of those still wanted; empty only when closed and nothing waits."""
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return []
-                taken = [self._waiting.popleft() for _ in range(min(self._batch_rows, len(self._waiting)))]
-                metrics.queue_rows.set(len(self._waiting))
-            wanted = [item for item in taken if _still_wanted(item)]
-            if wanted:
-                return wanted
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for something to do: rows that are ready run before others are decoded. None once the batcher is closed and empty."""
+        with self._changed:
+            while True:
+                if self._ready and self._free:
+                    return self._claim_run()
+                if self._waiting:
+                    return self._claim_decoding()
+                if self._closed and not self._inside:
+                    self._changed.notify_all()
+                    return None
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _claim_run(self) -> Callable[[], None]:
+        if self._lanes.run_alone is not None and self._inside == 1 and self._free == self._lanes.slots:
+            run, slots, rows = self._lanes.run_alone, self._lanes.slots, 1
+        else:
+            runners = min(self._free, 1 + self._idle)
+            run, slots, rows = self._lanes.run, 1, min(self._lanes.batch_rows, -(-len(self._ready) // runners))
+        self._free -= slots
+        batch = [self._ready.popleft() for _ in range(rows)]
+        if self._ready and self._free and self._idle:
+            self._changed.notify()
+        return lambda: self._run_batch(run, slots, batch)
+
+    def _claim_decoding(self) -> Callable[[], None]:
+        """Take a thread's equal share of what waits, at most as much as may run together."""
+        share = min(self._lanes.decode_rows, -(-len(self._waiting) // self._lanes.threads))
+        taken: list[Place] = []
+        size = 0
+        while self._waiting and len(taken) < share and size <= LARGE_BYTES:
+            taken.append(self._waiting.popleft())
+            size += len(taken[-1][0].inputs[taken[-1][1]])
+        metrics.queue_rows.set(len(self._waiting))
+        return lambda: self._decode_all(taken)
+
+    def _decode_all(self, taken: list[Place]) -> None:
+        now = time.monotonic()
+        ready = []
+        for pending, place in taken:
+            metrics.queue_seconds.observe(now - pending.arrived)
+            if self._has_row(pending, place):
+                ready.append((pending, place))
+        with self._changed:
+            self._inside -= len(taken) - len(ready)
+            self._ready.extend(ready)
+
+    def _has_row(self, pending: Pending, place: int) -> bool:
+        """Decode an input that is still wanted; one that cannot be decoded fails its request, and no other."""
+        if not pending.is_wanted():
+            return False
+        given = pending.inputs[place]
+        if pending.row(place) is not None or not isinstance(given, bytes):
+            return True
+        started = time.perf_counter()
         try:
-            answers = self._run(np.stack([item.row for item in batch]))
+            pending.decoded(place, self._decode(given))
+        except Exception as error:  # whatever a decoder raises belongs to the input that it was raised for
+            pending.fail(error)
+            return False
+        metrics.decode_seconds.observe(time.perf_counter() - started)
+        return True
+
+    def _run_batch(self, run: Run, slots: int, batch: list[Place]) -> None:
+        try:
+            wanted = [(pending, place) for pending, place in batch if pending.is_wanted()]
+            if wanted:
+                metrics.batch_rows.observe(len(wanted))
+                started = time.perf_counter()
+                self._answer(run, wanted)
+                metrics.inference_seconds.observe(time.perf_counter() - started)
+        finally:
+            with self._changed:
+                self._free += slots
+                self._inside -= len(batch)
+                if self._idle and (self._ready or (self._closed and not self._inside)):
+                    self._changed.notify_all()
+
+    def _answer(self, run: Run, batch: list[Place]) -> None:
+        rows = [row for pending, place in batch if (row := pending.row(place)) is not None]
+        try:
+            answers = run(np.stack(rows) if len(rows) > 1 else rows[0][None])
             if len(answers) != len(batch):
-                raise ValueError(f"the model gave {len(answers)} answers to {len(batch)} rows")
+                raise AnswerCountError(len(batch), np.shape(answers))
         except Exception as error:  # whatever the model raises belongs to the rows that it was raised for
+            if isinstance(error, AnswerCountError):
+                metrics.batch_shape_mismatch.inc()
             if len(batch) == 1:
-                batch[0].answer.set_exception(error)
+                batch[0][0].fail(error)
             else:
                 for item in batch:
-                    self._answer([item])
+                    self._answer(run, [item])
             return
-        for item, answer in zip(batch, answers, strict=True):
-            item.answer.set_result(answer)
-
-
-def _still_wanted(item: _Waiting) -> bool:
-    if not item.answer.set_running_or_notify_cancel():
-        return False
-    if time.monotonic() >= item.deadline:
-        item.answer.set_exception(too_late())
-        return False
-    return True
+        for (pending, place), answer in zip(batch, answers, strict=True):
+            pending.answer(place, answer)

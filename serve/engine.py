@@ -1,4 +1,4 @@
-"""What a worker serves: the verified package, its predictor, the threads that decode, the batcher that runs. It says whether it is ready."""
+"""What a worker answers with: the package that is served now, the one before it, and whether new traffic should come here at all."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Future
 
 import numpy as np
 
-from fmx.errors import FmxError
+from fmx.errors import FmxError, PackageError
 from fmx.predictor import PackagePredictor
-from fmx.signature import verify_signature
 from serve import metrics
 from serve.admission import Admission
-from serve.batcher import MicroBatcher
-from serve.drift import DriftMonitor, read_reference
+from serve.batcher import Answered
 from serve.errors import NotReadyError, too_late
+from serve.served import Served, open_served
 from serve.settings import ServeSettings, package_path
 
 log = logging.getLogger("fmx.serve")
@@ -30,23 +27,18 @@ OPENING = "The package is being opened."
 DRAINING = "The worker is draining."
 
 
-@dataclass(frozen=True)
-class _Opened:
-    predictor: PackagePredictor
-    batcher: MicroBatcher
-    drift: DriftMonitor | None
-
-
 class Engine:
-    """Opens the package in the background, so that probes are answered meanwhile, and answers inputs once it is ready."""
+    """Opens packages in the background, so that probes and requests are answered meanwhile."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._decoders = ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="fmx-decode")
         self._inside = Admission(settings.queue_rows)
-        self._opened: _Opened | None = None
+        self._served: Served | None = None
+        self._before: Served | None = None
+        """What was served before, kept for a rollback."""
         self._draining = False
         self._refused = OPENING
+        self._changing = threading.Lock()
         self._opener = threading.Thread(target=self._open, name="fmx-open", daemon=True)
 
     def start(self) -> None:
@@ -63,27 +55,21 @@ class Engine:
         self.drain()
         if self._opener.ident is not None:
             self._opener.join()
-        if self._opened is not None:
-            self._opened.batcher.close()
-            if self._opened.drift is not None:
-                self._opened.drift.close()
-        self._decoders.shutdown()
+        with self._changing:
+            for served in (self._served, self._before):
+                if served is not None:
+                    served.close()
 
     @property
     def why_not_ready(self) -> str:
         """Why no new traffic should come to this worker; empty when it is ready."""
         if self._draining:
             return DRAINING
-        return "" if self._opened else self._refused
+        return "" if self._served else self._refused
 
     def opened(self) -> PackagePredictor:
         """Give what is served. Raises: `NotReadyError`."""
-        return self._ready().predictor
-
-    def _ready(self) -> _Opened:
-        if self._opened is None:
-            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
-        return self._opened
+        return self._now().predictor
 
     async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> tuple[PackagePredictor, np.ndarray]:
         """Answer the inputs of one request, in order.
@@ -96,49 +82,73 @@ class Engine:
             Who answered, which may be another by the time the answer is written, and the probabilities: float32 [n, labels].
 
         Raises:
-            InputError, TooLargeError: an input that cannot be read; nothing of the request is then run.
+            InputError, TooLargeError: an input that cannot be read; the request then has no answer.
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
-        opened = self._ready()
+        served = self._now()
         with self._inside.admit(len(inputs)):
-            rows = await self._rows(opened.predictor, inputs, deadline)
-            futures = [asyncio.wrap_future(future) for future in opened.batcher.submit(rows, deadline)]
-            answers = await _within(futures, deadline)
-        for row, probabilities in zip(rows, answers, strict=True):
+            answered = await _within(served.batcher.submit(inputs, deadline).future, deadline)
+        for row, probabilities in zip(answered.rows, answered.probabilities, strict=True):
             first = int(probabilities.argmax())
-            metrics.predictions.labels(opened.predictor.contract.labels[first]).inc()
+            metrics.predictions.labels(served.predictor.contract.labels[first]).inc()
             metrics.confidence.observe(float(probabilities[first]))
-            if opened.drift is not None:
-                opened.drift.observe(row, probabilities)
-        return opened.predictor, np.stack(answers)
+            if served.drift is not None:
+                served.drift.observe(row, probabilities)
+        return served.predictor, answered.probabilities
 
-    async def _rows(self, predictor: PackagePredictor, inputs: Sequence[bytes | np.ndarray], deadline: float) -> list[np.ndarray]:
-        """Decode what is encoded, in the decoders' threads."""
-        loop = asyncio.get_running_loop()
-        rows: list[np.ndarray | None] = [None if isinstance(given, bytes) else given for given in inputs]
-        encoded = [place for place, row in enumerate(rows) if row is None]
-        decoding = [loop.run_in_executor(self._decoders, self._decode, predictor, inputs[place], deadline) for place in encoded]
-        for place, row in zip(encoded, await _within(decoding, deadline), strict=True):
-            rows[place] = row
-        return [row for row in rows if row is not None]
+    def swap(self) -> str:
+        """Open the package that is to be served now, and serve it from the next request on; what was served is kept for a rollback.
 
-    def _decode(self, predictor: PackagePredictor, data: Any, deadline: float) -> np.ndarray:
-        if time.monotonic() >= deadline:
-            raise too_late()
-        started = time.perf_counter()
-        row = predictor.task.row(data, self._settings.max_pixels)
-        metrics.decode_seconds.observe(time.perf_counter() - started)
-        return row
+        Whoever is inside is answered by what they came to. Nothing changes where the new package is refused, or is the one that is served.
+        Blocks while the package is opened; not for the event loop.
+
+        Returns:
+            The digest that is served now.
+
+        Raises:
+            FmxError: there is no such package, or it is refused.
+        """
+        with self._changing:
+            now = self._now()
+            try:
+                served = open_served(package_path(self._settings), self._settings)
+            except FmxError as error:
+                metrics.swaps.labels("refused").inc()
+                log.error("The new package is refused, and the old one served on: %s", error.message)
+                raise
+            if served.names == now.names:
+                served.close()
+                return now.predictor.package.digest
+            if self._before is not None:
+                self._before.close()
+            self._serve(served, before=now)
+            metrics.swaps.labels("swapped").inc()
+            return served.predictor.package.digest
+
+    def roll_back(self) -> str:
+        """Serve again what was served before; returns its digest. Raises: `PackageError` where nothing was."""
+        with self._changing:
+            if self._before is None:
+                raise PackageError("There is nothing to go back to.", hint="Only the package before the last swap is kept.")
+            self._serve(self._before, before=self._now())
+            metrics.swaps.labels("rolled_back").inc()
+            log.warning("Rolled back to %s %s.", *self._now().names[:2])
+            return self._now().predictor.package.digest
+
+    def _now(self) -> Served:
+        if self._served is None:
+            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
+        return self._served
+
+    def _serve(self, served: Served, before: Served | None) -> None:
+        if before is not None:
+            metrics.model_info.labels(*before.names).set(0)
+        metrics.model_info.labels(*served.names).set(1)
+        self._served, self._before = served, before
 
     def _open(self) -> None:
-        settings = self._settings
         try:
-            folder = package_path(settings)
-            if settings.verify_key is not None:
-                verify_signature(folder, public_key=settings.verify_key)
-            predictor = PackagePredictor.open(folder, variant=settings.variant, threads=settings.worker_threads, device=settings.device)
-            difference = predictor.replay_golden_rows()
-            drift = self._open_drift(predictor)
+            served = open_served(package_path(self._settings), self._settings)
         except FmxError as error:
             self._refused = f"{error.message} {error.hint}".strip()
             log.error("The package is refused: %s", self._refused)
@@ -147,34 +157,15 @@ class Engine:
             self._refused = f"The package cannot be opened ({type(error).__name__})."
             log.exception("The package cannot be opened")
             return
-        batcher = MicroBatcher(predictor.run, predictor.task.row_shape, batch_rows=settings.batch_rows, queue_rows=settings.queue_rows)
-        name, version, variant = predictor.package.name, predictor.package.manifest.version, predictor.variant.name
-        metrics.model_info.labels(name, version, variant, predictor.package.digest).set(1)
-        self._opened = _Opened(predictor, batcher, drift)
+        self._serve(served, before=None)
         if not self._draining:
             metrics.ready.set(1)
-        log.info("Serving %s %s, %s, %d threads; golden rows agree to %.1e.", name, version, variant, settings.worker_threads, difference)
-
-    def _open_drift(self, predictor: PackagePredictor) -> DriftMonitor | None:
-        settings = self._settings
-        if settings.drift == "off" or not (predictor.package.folder / "reference.json").is_file():
-            return None  # an imported file that was never evaluated has no reference
-        window = {"window_rows": settings.drift_window_rows, "least_rows": settings.drift_least_rows}
-        try:
-            reference = read_reference(predictor.package.folder, predictor.contract.labels)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("Drift is not watched: reference.json cannot be read (%s).", type(error).__name__)
-            return None
-        return DriftMonitor(reference, **window, rows_per_second=settings.drift_rows_per_second)
 
 
-async def _within(futures: list[asyncio.Future[np.ndarray]], deadline: float) -> list[np.ndarray]:
+async def _within(future: Future[Answered], deadline: float) -> Answered:
     """Wait for a request's rows until its deadline; what has not been begun by then is taken back."""
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            return await asyncio.gather(*futures)
+            return await asyncio.wrap_future(future)
     except TimeoutError as error:
         raise too_late() from error
-    finally:
-        for future in futures:
-            future.cancel()  # where one failed, the others' work must not go on behind an answer that is given

@@ -12,7 +12,7 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -48,7 +48,7 @@ ROUTES = {
     **{f"{path}/infer": ("POST",) for path in V2_MODEL},
 }
 """Every path, as a template, and its methods."""
-_TEMPLATES = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", route)), route) for route in ROUTES if "{" in route]
+_TEMPLATES = [(re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route)), route) for route in ROUTES if "{" in route]
 LIVE, READY = frozenset({"/livez", "/v2/health/live"}), frozenset({"/readyz", "/v2/health/ready"})
 PROBES = LIVE | READY | {"/metrics"}
 SCOPES = dict.fromkeys(ROUTES.keys() - PROBES, "predict")
@@ -68,10 +68,11 @@ access_log = logging.getLogger(ACCESS)
 
 
 class Guard:
-    """An ASGI app around another."""
+    """An ASGI app around BentoML's, which it leaves to start and stop, and in front of our own routes."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, gate: Gate, scaler: Scaler, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp], engine: Engine, gate: Gate, scaler: Scaler, settings: ServeSettings) -> None:
         self._app = app
+        self._routes = routes
         self._engine = engine
         self._gate = gate
         self._scaler = scaler
@@ -105,7 +106,7 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        route = route_of(scope["path"])
+        route, scope["path_params"] = route_of(scope["path"])
         request_id = scope["fmx.request_id"] = _request_id(scope)
         context = RequestContext(request_id, trace_id_of(_header(scope, b"traceparent")))
         token = request_context.set(context)
@@ -158,7 +159,7 @@ class Guard:
             if scope["method"] == "POST":
                 self._scaler.offer()
             with self._bodies.admit(self._body_bytes(scope)):
-                await self._app(scope, exchange.receive, exchange.send)
+                await self._routes[route](scope, exchange.receive, exchange.send)
         except FmxError as error:
             headers = {"allow": ", ".join(ROUTES[route])} if isinstance(error, MethodError) else {}
             await send_response(error_response(error, request_id, headers, is_v2=route.startswith("/v2")), exchange.send)
@@ -246,11 +247,15 @@ class _Exchange:
                     self._taken += len(message.get("body", b""))
 
 
-def route_of(path: str) -> str:
-    """Give the template of a path, or `UNKNOWN`: a closed set, whatever a stranger asks for."""
+def route_of(path: str) -> tuple[str, dict[str, str]]:
+    """Give the template of a path and what it names, or `UNKNOWN`: a closed set, whatever a stranger asks for."""
     if path in ROUTES and "{" not in path:
-        return path
-    return next((route for pattern, route in _TEMPLATES if pattern.fullmatch(path)), UNKNOWN) if path.startswith("/v2/models/") else UNKNOWN
+        return path, {}
+    if path.startswith("/v2/models/"):
+        for pattern, route in _TEMPLATES:
+            if found := pattern.fullmatch(path):
+                return route, found.groupdict()
+    return UNKNOWN, {}
 
 
 def _too_long(limit: int) -> TooLargeError:

@@ -31,6 +31,7 @@ queue_seconds = Histogram("fmx_queue_seconds", "A row's wait before it runs.", b
 queue_rows = Gauge("fmx_queue_rows", "Rows waiting.", multiprocess_mode="livesum")
 inference_seconds = Histogram("fmx_inference_seconds", "One batch through the model.", buckets=_SECONDS)
 batch_rows = Histogram("fmx_batch_rows", "Rows that ran together.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+batch_shape_mismatch = Counter("fmx_batch_shape_mismatch_total", "Batches that the model gave another number of answers to.")
 predictions = Counter("fmx_predictions_total", "Rows answered, by their first label.", ["label"])
 confidence = Histogram("fmx_confidence", "Probability of a row's first label.", buckets=tuple(step / 20 for step in range(1, 21)))
 drift_psi = Gauge(
@@ -39,6 +40,7 @@ drift_psi = Gauge(
 drift_ks = Gauge("fmx_drift_ks", "Kolmogorov-Smirnov distance of a window from the package's reference.", ["feature"], multiprocess_mode="livemax")
 drift_alarm = Gauge("fmx_drift_alarm", "1 where a shift is large and more than chance.", ["feature"], multiprocess_mode="livemax")
 drift_rows = Gauge("fmx_drift_rows", "Sampled rows in the window.", multiprocess_mode="livesum")
+swaps = Counter("fmx_swaps_total", "Packages that took another's place, were rolled back to, or were refused.", ["result"])
 ready = Gauge("fmx_ready_workers", "Workers that are ready.", multiprocess_mode="livesum")
 model_info = Gauge("fmx_model_info", "1 for the model that is served.", ["name", "version", "variant", "digest"], multiprocess_mode="livemax")
 

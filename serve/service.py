@@ -1,4 +1,4 @@
-"""The BentoML service: its packaging and process model, with our app mounted inside and our guard outside. bentofile.yaml names it."""
+"""The BentoML service: its packaging and process model, with our guard and our routes outside. bentofile.yaml names it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fmx.errors import FmxError
 from fmx.package import load_package
 from serve.access.gate import Gate, token_verifier
 from serve.access.keys import make_first_key, read_keys
-from serve.app import build_app
+from serve.app import build_routes
 from serve.engine import Engine
 from serve.guard import Guard
 from serve.logs import set_up_logs
@@ -27,11 +27,9 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
         """Build the app of one worker."""
         settings = load_settings()
         engine = Engine(settings)
-        self.mount_apps.clear()
         scaler = Scaler(settings)
-        self.mount_asgi_app(build_app(engine, scaler, settings))
         set_up_logs(settings.log_format)
-        return Guard(super().to_asgi(is_main), engine, Gate(settings), scaler, settings)
+        return Guard(super().to_asgi(is_main), build_routes(engine, scaler, settings), engine, Gate(settings), scaler, settings)
 
 
 def check_before_start() -> None:

@@ -53,8 +53,8 @@ class ServeSettings(BaseSettings):
     """Threads a worker; default its equal part of the usable CPUs."""
     queue_rows: int = Field(default=256, ge=1)
     """Images that may be in a worker at once, from their decoding to their answer; more are refused with 429."""
-    batch_rows: int = Field(default=16, ge=1, le=1024)
-    """Most rows that run together. Rows never wait for company."""
+    batch_rows: int | None = Field(default=None, ge=1, le=1024)
+    """Most rows that run together; default what is measured to be fastest here. Rows never wait for company."""
     timeout_seconds: float = Field(default=30.0, gt=0)
     """From a request's arrival to 504, reading and decoding included."""
     body_seconds: float = Field(default=10.0, gt=0)

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from serve.batcher import MicroBatcher
-from serve.errors import DeadlineError, NotReadyError, OverloadedError
+from fmx.errors import InputError
+from serve.batcher import Lanes, MicroBatcher, Pending
+from serve.errors import DeadlineError, NotReadyError
 
 SHAPE = (2, 2, 3)
+Start = Callable[..., MicroBatcher]
 
 
 def row(value: int) -> np.ndarray:
@@ -22,25 +24,42 @@ def soon() -> float:
     return time.monotonic() + 30
 
 
+def decode(data: bytes) -> np.ndarray:
+    if data == b"bad":
+        raise InputError("no image")
+    return row(int(data))
+
+
+def values(pending: Pending) -> list[int]:
+    return [int(value) for value in pending.future.result(10).probabilities[:, 0]]
+
+
 class Model:
     """Answers each row with its own value; can be held, and can choke on a value."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.at_once, self.most_at_once = 0, 0
         self.let_go = threading.Event()
         self.let_go.set()
         self.chokes_on: int | None = None
         self.short_by = 0
+        self._lock = threading.Lock()
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        self.batches.append(len(rows))
-        self.let_go.wait(30)
-        values = rows[:, 0, 0, 0]
-        if self.chokes_on in values:
-            raise RuntimeError("choked")
-        if len(rows) > 1 and self.short_by:
-            return values[: -self.short_by, None]
-        return values[:, None]
+        with self._lock:
+            self.batches.append(len(rows))
+            self.at_once += 1
+            self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            self.let_go.wait(30)
+            found = rows[:, 0, 0, 0].astype(np.float32)
+            if self.chokes_on in found:
+                raise RuntimeError("choked")
+            return found[: -self.short_by, None] if len(rows) > 1 and self.short_by else found[:, None]
+        finally:
+            with self._lock:
+                self.at_once -= 1
 
 
 @pytest.fixture
@@ -49,110 +68,172 @@ def model() -> Model:
 
 
 @pytest.fixture
-def batcher(model: Model) -> Iterator[MicroBatcher]:
-    made = MicroBatcher(model, SHAPE, batch_rows=4, queue_rows=8)
-    yield made
+def start(model: Model) -> Iterator[Start]:
+    made = []
+
+    def begin(slots: int = 1, threads: int = 1, batch_rows: int = 4, decode_rows: int = 4, alone: Model | None = None) -> MicroBatcher:
+        made.append(MicroBatcher(Lanes(model, slots, alone, threads, batch_rows, decode_rows), decode, SHAPE))
+        return made[-1]
+
+    yield begin
     model.let_go.set()
-    made.close()
+    for batcher in made:
+        batcher.close()
 
 
-def occupy(model: Model, batcher: MicroBatcher) -> None:
-    """Hold the model on a first row, so that what follows waits."""
+def occupy(model: Model, batcher: MicroBatcher, times: int = 1) -> list[Pending]:
+    """Hold the model on first rows, so that what follows waits."""
     model.let_go.clear()
-    ran = len(model.batches)
-    batcher.submit([row(0)], soon())
-    while len(model.batches) == ran:
-        time.sleep(0.001)
+    held = []
+    for _ in range(times):
+        ran = len(model.batches)
+        held.append(batcher.submit([row(0)], soon()))
+        while len(model.batches) == ran:
+            time.sleep(0.001)
+    return held
 
 
-def test_each_answer_belongs_to_its_row_mlserver_1306(batcher: MicroBatcher) -> None:
+@pytest.mark.parametrize(("slots", "threads", "batch_rows", "decode_rows"), [(1, 1, 4, 4), (2, 3, 4, 4), (2, 4, 16, 1), (4, 4, 1, 1)])
+def test_each_answer_belongs_to_its_row_mlserver_1306(
+    start: Start, model: Model, slots: int, threads: int, batch_rows: int, decode_rows: int
+) -> None:
     """MLServer#1306: one client got all predictions, others another's."""
+    batcher = start(slots, threads, batch_rows, decode_rows, alone=model)
 
-    def ask(value: int) -> int:
-        while True:
-            try:
-                return int(batcher.submit([row(value)], soon())[0].result(10)[0])
-            except OverloadedError:
-                time.sleep(0.001)
+    def ask(value: int) -> list[int]:
+        return values(batcher.submit([str(value).encode(), row(255 - value)], soon()))
 
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(ask, range(200))) == list(range(200))
+        assert list(pool.map(ask, range(200))) == [[value, 255 - value] for value in range(200)]
+    assert model.most_at_once <= slots
 
 
-def test_idle_batcher_runs_one_row_alone_and_waiting_rows_run_together(model: Model, batcher: MicroBatcher) -> None:
-    batcher.submit([row(1)], soon())[0].result(10)
+def test_idle_batcher_runs_one_row_alone_and_waiting_rows_run_together(model: Model, start: Start) -> None:
+    batcher = start()
+    assert values(batcher.submit([row(1)], soon())) == [1]
     assert model.batches == [1]
     occupy(model, batcher)
-    futures = batcher.submit([row(value) for value in range(6)], soon())
+    asked = [batcher.submit([row(value)], soon()) for value in range(6)]
     model.let_go.set()
-    assert [int(future.result(10)[0]) for future in futures] == list(range(6))
+    assert [values(pending) for pending in asked] == [[value] for value in range(6)]
     assert model.batches[-2:] == [4, 2]
 
 
-def test_bad_row_costs_its_neighbours_nothing_litserve_340(model: Model, batcher: MicroBatcher) -> None:
+def test_lone_row_takes_every_slot_and_rows_in_company_one_each(model: Model, start: Start) -> None:
+    alone = Model()
+    batcher = start(slots=2, threads=2, batch_rows=1, alone=alone)
+    assert values(batcher.submit([row(1)], soon())) == [1]
+    assert (alone.batches, model.batches) == ([1], [])
+    alone.let_go.clear()
+    first = batcher.submit([row(2)], soon())
+    while len(alone.batches) < 2:
+        time.sleep(0.001)
+    rest = [batcher.submit([row(value)], soon()) for value in (3, 4)]
+    time.sleep(0.05)
+    assert model.batches == []  # every slot is taken
+    alone.let_go.set()
+    assert [values(pending) for pending in (first, *rest)] == [[2], [3], [4]]
+
+
+def test_rows_are_shared_out_over_the_slots(model: Model, start: Start) -> None:
+    batcher = start(slots=2, threads=2, batch_rows=8, decode_rows=8)
+    occupy(model, batcher, times=2)
+    asked = [batcher.submit([row(value)], soon()) for value in range(6)]
+    model.let_go.set()
+    assert [values(pending) for pending in asked] == [[value] for value in range(6)]
+    assert max(model.batches) <= 3
+
+
+def test_bad_row_costs_its_neighbours_nothing_litserve_340(model: Model, start: Start) -> None:
     """LitServe#340: one bad input failed the whole batch."""
+    batcher = start()
     model.chokes_on = 2
     occupy(model, batcher)
-    futures = batcher.submit([row(value) for value in (1, 2, 3)], soon())
+    asked = [batcher.submit([row(value)], soon()) for value in (1, 2, 3)]
     model.let_go.set()
-    assert int(futures[0].result(10)[0]) == 1
-    assert int(futures[2].result(10)[0]) == 3
+    assert (values(asked[0]), values(asked[2])) == ([1], [3])
     with pytest.raises(RuntimeError, match="choked"):
-        futures[1].result(10)
+        asked[1].future.result(10)
 
 
-def test_wrong_number_of_answers_is_given_to_nobody(model: Model, batcher: MicroBatcher) -> None:
-    model.short_by = 1
+def test_input_that_cannot_be_decoded_fails_its_own_request_alone(model: Model, start: Start) -> None:
+    batcher = start()
     occupy(model, batcher)
-    futures = batcher.submit([row(value) for value in (5, 6, 7)], soon())
+    asked = [batcher.submit(inputs, soon()) for inputs in ([b"1"], [b"2", b"bad", b"3"], [b"4"])]
     model.let_go.set()
-    assert [int(future.result(10)[0]) for future in futures] == [5, 6, 7]
+    assert (values(asked[0]), values(asked[2])) == ([1], [4])
+    with pytest.raises(InputError):
+        asked[1].future.result(10)
+
+
+def test_wrong_number_of_answers_is_given_to_nobody_and_counted_mlserver_1306(model: Model, start: Start) -> None:
+    """MLServer#1306, BentoML: answers of a batch that came out shorter went to the wrong callers."""
+    from serve import metrics
+
+    batcher = start()
+    model.short_by = 1
+    before = metrics.batch_shape_mismatch._value.get()
+    occupy(model, batcher)
+    asked = [batcher.submit([row(value)], soon()) for value in (5, 6, 7)]
+    model.let_go.set()
+    assert [values(pending) for pending in asked] == [[5], [6], [7]]
     assert model.batches[-4:] == [3, 1, 1, 1]
+    assert metrics.batch_shape_mismatch._value.get() == before + 1
 
 
-def test_full_queue_refuses_whole_requests_with_a_time_to_wait(model: Model, batcher: MicroBatcher) -> None:
+def test_row_past_its_deadline_is_dropped_before_it_runs(model: Model, start: Start) -> None:
+    batcher = start()
     occupy(model, batcher)
-    batcher.submit([row(1)] * 7, soon())
-    with pytest.raises(OverloadedError) as caught:
-        batcher.submit([row(2)] * 2, soon())
-    assert caught.value.retry_after_s >= 1
-    batcher.submit([row(3)], soon())
-
-
-def test_row_past_its_deadline_is_dropped_before_it_runs(model: Model, batcher: MicroBatcher) -> None:
-    occupy(model, batcher)
-    late = batcher.submit([row(9)], time.monotonic())[0]
-    kept = batcher.submit([row(8)], soon())[0]
+    late = batcher.submit([row(9)], time.monotonic())
+    kept = batcher.submit([row(8)], soon())
     model.let_go.set()
     with pytest.raises(DeadlineError):
-        late.result(10)
-    assert int(kept.result(10)[0]) == 8
+        late.future.result(10)
+    assert values(kept) == [8]
     assert model.batches == [1, 1]
 
 
-def test_row_that_nobody_waits_for_is_not_run(model: Model, batcher: MicroBatcher) -> None:
+def test_row_that_nobody_waits_for_is_not_run(model: Model, start: Start) -> None:
+    batcher = start()
     occupy(model, batcher)
-    gone = batcher.submit([row(9)], soon())[0]
-    assert gone.cancel()
+    gone = batcher.submit([row(9)], soon())
+    assert gone.future.cancel()
     model.let_go.set()
-    assert int(batcher.submit([row(8)], soon())[0].result(10)[0]) == 8
+    assert values(batcher.submit([row(8)], soon())) == [8]
     assert model.batches == [1, 1]
+    with pytest.raises(CancelledError):
+        gone.future.result(10)
+
+
+def test_hung_call_keeps_its_slot_after_its_caller_has_gone_bentoml_5642(model: Model, start: Start) -> None:
+    """BentoML#5642: a timeout freed the slot while the work went on, so more ran at once than was allowed."""
+    batcher = start(slots=1, threads=3)
+    held = occupy(model, batcher)
+    held[0].future.cancel()
+    waiting = [batcher.submit([row(value)], soon()) for value in (1, 2)]
+    time.sleep(0.1)
+    assert model.most_at_once == 1
+    assert len(model.batches) == 1
+    model.let_go.set()
+    assert [values(pending) for pending in waiting] == [[1], [2]]
+    assert model.most_at_once == 1
 
 
 @pytest.mark.parametrize("bad", [np.zeros((2, 2, 4), np.uint8), np.zeros(SHAPE, np.float32)])
-def test_row_of_another_shape_or_type_never_reaches_a_batch(batcher: MicroBatcher, bad: np.ndarray) -> None:
+def test_row_of_another_shape_or_type_never_reaches_a_batch(start: Start, bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="row"):
-        batcher.submit([row(1), bad], soon())
+        start().submit([row(1), bad], soon())
 
 
-def test_closing_answers_what_waits_and_refuses_what_comes(model: Model) -> None:
-    batcher = MicroBatcher(model, SHAPE, batch_rows=4, queue_rows=8)
+def test_closing_answers_what_waits_and_refuses_what_comes(model: Model, start: Start) -> None:
+    batcher = start(slots=2, threads=3)
     occupy(model, batcher)
-    futures = batcher.submit([row(1), row(2)], soon())
+    asked = batcher.submit([row(1), b"2"], soon())
     closer = threading.Thread(target=batcher.close)
     closer.start()
     model.let_go.set()
     closer.join(10)
-    assert [int(future.result(0)[0]) for future in futures] == [1, 2]
+    assert not closer.is_alive()
+    assert values(asked) == [1, 2]
     with pytest.raises(NotReadyError):
         batcher.submit([row(3)], soon())

@@ -1,0 +1,147 @@
+"""In which ways this host runs rows best: measured in a moment when a package is opened, never guessed.
+
+On a CPU, rows of many callers run fastest on sessions of one thread side by side, and a row that is alone on one session of every thread.
+On a GPU one session takes batches, while the CPUs decode.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from threading import Barrier, Thread
+
+import numpy as np
+
+from fmx.package import Package
+from fmx.predictor import PackagePredictor
+from fmx.runtime import choose_device
+from serve.batcher import Lanes, Run
+from serve.settings import ServeSettings
+
+LARGE_MODEL_BYTES = 400_000_000
+"""Of a larger model there is one session: two would hold its weights twice."""
+MEASURE_SECONDS = 0.06
+"""Of one way of running rows."""
+WORTHWHILE = 1.05
+"""A second session must be so much faster for a lone row, and a batch for many."""
+CPU_BATCHES = (4,)
+"""Larger ones gain next to nothing on a CPU, and hold 8 MB a row of ResNet-18 in each thread."""
+GPU_BATCHES = (8, 16, 32, 64)
+GPU_BATCH_SECONDS = 0.05
+"""No batch that takes longer is formed on a GPU: whoever comes next waits for it."""
+GPU_SLOTS = 2
+"""Batches under way: one is copied while another runs."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A package's sessions, and how they are used."""
+
+    predictor: PackagePredictor
+    lanes: Lanes
+    words: str
+    """What was measured and chosen."""
+
+
+def open_lanes(package: Package, settings: ServeSettings) -> Opened:
+    """Open a package's variant for this host, and measure how to run it.
+
+    Raises:
+        PackageError: no variant fits, or ONNX Runtime cannot open it.
+        SurroundingsError: the device is not there.
+    """
+    device = choose_device(settings.device)
+    variant = package.variant(settings.variant, device)
+    threads = settings.worker_threads
+
+    def opened(threads_inside: int) -> PackagePredictor:
+        return PackagePredictor(package, variant, threads=threads_inside, device=device)
+
+    if device != "cpu":
+        return _on_gpu(opened(1), settings)
+    if threads > 1 and variant.bytes > LARGE_MODEL_BYTES:
+        batch_rows = settings.batch_rows or max(CPU_BATCHES)
+        whole = opened(threads)
+        words = f"one session of {threads} threads, for the model is large; batches up to {batch_rows} rows"
+        return Opened(whole, Lanes(whole.run, 1, None, threads, batch_rows, batch_rows), words)
+    return _on_cpu(opened(1), opened(threads) if threads > 1 else None, settings)
+
+
+def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: ServeSettings) -> Opened:
+    row = _a_row(single)
+    alone_ms = 1e3 * _seconds_a_call(single.run, row)
+    words = f"a lone row {alone_ms:.2f} ms on 1 thread"
+    if whole is not None:
+        whole_ms = 1e3 * _seconds_a_call(whole.run, row)
+        words += f", {whole_ms:.2f} on {settings.worker_threads}"
+        if whole_ms * WORTHWHILE > alone_ms:
+            whole = None
+    batch_rows, rates = _best_batch(single.run, row, settings)
+    words += f"; many on {settings.worker_threads} x 1: {rates}; batches up to {batch_rows}"
+    run_alone = whole.run if whole is not None else None
+    return Opened(single, Lanes(single.run, settings.worker_threads, run_alone, settings.worker_threads, batch_rows, batch_rows), words)
+
+
+def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:
+    row = _a_row(predictor)
+    chosen, words = 1, f"a lone row {1e3 * _seconds_a_call(predictor.run, row):.2f} ms"
+    for rows in GPU_BATCHES:
+        seconds = _seconds_a_call(predictor.run, np.repeat(row, rows, axis=0))
+        words += f", {rows} in {1e3 * seconds:.2f}"
+        if seconds > GPU_BATCH_SECONDS:
+            break
+        chosen = rows
+    batch_rows = settings.batch_rows or chosen
+    lanes = Lanes(predictor.run, GPU_SLOTS, None, max(2, settings.worker_threads), batch_rows, 1)
+    return Opened(predictor, lanes, f"{words}; batches up to {batch_rows}")
+
+
+def _best_batch(run: Run, row: np.ndarray, settings: ServeSettings) -> tuple[int, str]:
+    """Find the batch with the most rows a second when every slot runs one; as set, where it is set."""
+    rates = {rows: _rows_a_second(run, np.repeat(row, rows, axis=0), settings.worker_threads) for rows in (1, *CPU_BATCHES)}
+    best = 1
+    for rows in CPU_BATCHES:
+        if rates[rows] > WORTHWHILE * rates[best]:
+            best = rows
+    words = ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
+    return settings.batch_rows or best, words
+
+
+def _a_row(predictor: PackagePredictor) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, *predictor.task.row_shape), dtype=np.uint8)
+
+
+def _seconds_a_call(run: Run, rows: np.ndarray) -> float:
+    run(rows)
+    taken: list[float] = []
+    until = time.perf_counter() + MEASURE_SECONDS
+    while time.perf_counter() < until or len(taken) < 2:
+        started = time.perf_counter()
+        run(rows)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def _rows_a_second(run: Run, rows: np.ndarray, threads: int) -> float:
+    """Run batches side by side in threads."""
+    barrier, counts = Barrier(threads + 1), [0] * threads
+    until = [0.0]
+
+    def work(number: int) -> None:
+        run(rows)
+        barrier.wait()
+        while time.perf_counter() < until[0] or not counts[number]:
+            run(rows)
+            counts[number] += 1
+
+    workers = [Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    until[0] = float("inf")  # set once everybody is warm
+    barrier.wait()
+    started = time.perf_counter()
+    until[0] = started + MEASURE_SECONDS
+    for worker in workers:
+        worker.join()
+    return sum(counts) * len(rows) / (time.perf_counter() - started)
