@@ -39,6 +39,7 @@ class Predictor:
     ) -> None:
         self.contract = contract
         self.task = task_named(contract.task)(contract.labels, contract.input)
+        self.device = device
         self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
 
     def run(self, rows: np.ndarray) -> np.ndarray:

@@ -5,8 +5,11 @@ Who may call, and how much may be sent, was settled in guard.py, which calls the
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -19,28 +22,31 @@ from fmx.predictor import PackagePredictor
 from serve import oip
 from serve.answers import REQUEST_ID, SECURITY_HEADERS, error_response, json_response
 from serve.audit import digest
+from serve.crew import Crew
 from serve.engine import Engine
-from serve.errors import UnknownPathError
-from serve.inputs import parsed, read_inputs
+from serve.errors import RefusedError, UnknownPathError
+from serve.inputs import parsed, read_direction, read_inputs
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 
 PREDICT = "/v1/predict"
 AUTOSCALE = "/v1/autoscale"
+RELOAD = "/v1/admin/reload"
 V2_MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 Handler = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("fmx.serve")
 
 
-def build_routes(engine: Engine, scaler: Scaler, settings: ServeSettings) -> dict[str, ASGIApp]:
+def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSettings) -> dict[str, ASGIApp]:
     """Build what answers each route."""
 
     async def predict(request: Request) -> Response:
         inputs, top_k = await read_inputs(request, settings)
-        predictor, answers = await engine.infer(inputs, request.scope["fmx.deadline"])
+        answer = await engine.infer(inputs, request.scope["fmx.deadline"])
+        predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         request_id: str = request.scope["fmx.request_id"]
         model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
-        predictions = [predictor.task.prediction(probabilities, top_k) for probabilities in answers]
+        predictions = [predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
         response = json_response({"request_id": request_id, "model": model, "predictions": predictions}, request_id)
         if settings.audit_file is not None:
             request.scope["fmx.audit"] = _audited(predictor, inputs, response)
@@ -49,8 +55,9 @@ def build_routes(engine: Engine, scaler: Scaler, settings: ServeSettings) -> dic
     async def infer(request: Request) -> Response:
         predictor = _named(engine.opened(), request)
         asked = await parsed(await request.body(), oip.read_infer, request.headers, predictor, settings.max_images)
-        predictor, probabilities = await engine.infer(asked.inputs, request.scope["fmx.deadline"])
-        body, headers = oip.write_infer(asked, predictor, probabilities)
+        answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"])
+        predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
+        body, headers = oip.write_infer(asked, predictor, answer.probabilities)
         response = Response(body, headers={**SECURITY_HEADERS, REQUEST_ID: request.scope["fmx.request_id"], **headers})
         if settings.audit_file is not None:
             encoded = [given if isinstance(given, bytes) else given.tobytes() for given in asked.inputs]
@@ -70,7 +77,19 @@ def build_routes(engine: Engine, scaler: Scaler, settings: ServeSettings) -> dic
     async def autoscale(request: Request) -> Response:
         return json_response(scaler.standing(engine.opened().package, engine.opened().variant.name), request.scope["fmx.request_id"])
 
+    async def reload(request: Request) -> Response:
+        wish = crew.ask(read_direction(await request.body()))
+        until = request.scope["fmx.deadline"] - 1.0
+        while (reports := crew.reports()) and any(report.generation < wish.generation for report in reports.values()):
+            if time.monotonic() >= until:
+                return json_response({"workers": [asdict(report) for report in reports.values()]}, request.scope["fmx.request_id"], 202)
+            await asyncio.sleep(0.1)
+        if errors := [report.error for report in reports.values() if report.error]:
+            raise RefusedError(errors[0], hint=f"{len(errors)} of {len(reports)} workers refused, and serve on what they served.")
+        return json_response({"workers": [asdict(report) for report in reports.values()]}, request.scope["fmx.request_id"])
+
     return {
+        RELOAD: _answered(reload),
         AUTOSCALE: _answered(autoscale),
         PREDICT: _answered(predict),
         "/v2": _answered(server),

@@ -21,6 +21,7 @@ import numpy as np
 from fmx.predictor import AnswerCountError
 from serve import metrics
 from serve.errors import NotReadyError, too_late
+from serve.tracing import Mark
 
 Run = Callable[[np.ndarray], np.ndarray]
 Decode = Callable[[bytes], np.ndarray]
@@ -62,6 +63,8 @@ class Pending:
         self.inputs = list(inputs)
         self.deadline = deadline
         self.arrived = time.monotonic()
+        self.marks: list[Mark] = []
+        """What was done for it, row by row."""
         self._rows: list[np.ndarray | None] = [None] * len(inputs)
         self._answers: list[np.ndarray | None] = [None] * len(inputs)
         self._left = len(inputs)
@@ -213,6 +216,7 @@ class MicroBatcher:
         ready = []
         for pending, place in taken:
             metrics.queue_seconds.observe(now - pending.arrived)
+            pending.marks.append(("queue", pending.arrived, now))
             if self._has_row(pending, place):
                 ready.append((pending, place))
         with self._changed:
@@ -226,13 +230,15 @@ class MicroBatcher:
         given = pending.inputs[place]
         if pending.row(place) is not None or not isinstance(given, bytes):
             return True
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             pending.decoded(place, self._decode(given))
         except Exception as error:  # whatever a decoder raises belongs to the input that it was raised for
             pending.fail(error)
             return False
-        metrics.decode_seconds.observe(time.perf_counter() - started)
+        ended = time.monotonic()
+        metrics.decode_seconds.observe(ended - started)
+        pending.marks.append(("decode", started, ended))
         return True
 
     def _run_batch(self, run: Run, slots: int, batch: list[Place]) -> None:
@@ -240,9 +246,7 @@ class MicroBatcher:
             wanted = [(pending, place) for pending, place in batch if pending.is_wanted()]
             if wanted:
                 metrics.batch_rows.observe(len(wanted))
-                started = time.perf_counter()
                 self._answer(run, wanted)
-                metrics.inference_seconds.observe(time.perf_counter() - started)
         finally:
             with self._changed:
                 self._free += slots
@@ -252,6 +256,7 @@ class MicroBatcher:
 
     def _answer(self, run: Run, batch: list[Place]) -> None:
         rows = [row for pending, place in batch if (row := pending.row(place)) is not None]
+        started = time.monotonic()
         try:
             answers = run(np.stack(rows) if len(rows) > 1 else rows[0][None])
             if len(answers) != len(batch):
@@ -265,5 +270,8 @@ class MicroBatcher:
                 for item in batch:
                     self._answer(run, [item])
             return
+        ended = time.monotonic()
+        metrics.inference_seconds.observe(ended - started)
         for (pending, place), answer in zip(batch, answers, strict=True):
+            pending.marks.append(("inference", started, ended))
             pending.answer(place, answer)

@@ -39,7 +39,7 @@ class DriftMonitor:
         self._thread = threading.Thread(target=self._work, name="fmx-drift", daemon=True)
         self._thread.start()
 
-    def observe(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+    def offer(self, row: np.ndarray, probabilities: np.ndarray) -> None:
         """Take a row and its answer into the sample, if it is time for one; never waits.
 
         Args:

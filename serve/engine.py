@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,12 +20,25 @@ from serve.batcher import Answered
 from serve.errors import NotReadyError, too_late
 from serve.served import Served, open_served
 from serve.settings import ServeSettings, package_path
+from serve.tracing import Mark
 
 log = logging.getLogger("fmx.serve")
 
 
 OPENING = "The package is being opened."
 DRAINING = "The worker is draining."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one request."""
+
+    predictor: PackagePredictor
+    """Who answered, which may be another by the time the answer is written."""
+    probabilities: np.ndarray
+    """float32 [inputs, labels]"""
+    marks: list[Mark]
+    """What was done, and when."""
 
 
 class Engine:
@@ -38,12 +52,25 @@ class Engine:
         """What was served before, kept for a rollback."""
         self._draining = False
         self._refused = OPENING
+        self.missing = ""
+        """Set where workers beside this one are gone: the server is not what it should be."""
         self._changing = threading.Lock()
         self._opener = threading.Thread(target=self._open, name="fmx-open", daemon=True)
 
     def start(self) -> None:
         """Begin to open the package."""
         self._opener.start()
+
+    def open_again(self) -> None:
+        """Open the package after it was refused; blocks meanwhile."""
+        with self._changing:
+            if self._served is None:
+                self._open()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the package was opened and is not served."""
+        return self._served is None and not self._opener.is_alive() and self._opener.ident is not None
 
     def drain(self) -> None:
         """Say from now on that the worker is not ready; requests are still answered."""
@@ -65,21 +92,29 @@ class Engine:
         """Why no new traffic should come to this worker; empty when it is ready."""
         if self._draining:
             return DRAINING
-        return "" if self._served else self._refused
+        return self.missing if self._served else self._refused
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a package is served."""
+        return self._served is not None
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """Name, version, variant and digest of what is served; empty before."""
+        served = self._served
+        return served.names if served is not None else ("", "", "", "")
 
     def opened(self) -> PackagePredictor:
         """Give what is served. Raises: `NotReadyError`."""
         return self._now().predictor
 
-    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> tuple[PackagePredictor, np.ndarray]:
+    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> Answer:
         """Answer the inputs of one request, in order.
 
         Args:
             inputs: encoded, or rows of the task's shape, uint8.
             deadline: on `time.monotonic`'s clock.
-
-        Returns:
-            Who answered, which may be another by the time the answer is written, and the probabilities: float32 [n, labels].
 
         Raises:
             InputError, TooLargeError: an input that cannot be read; the request then has no answer.
@@ -87,14 +122,14 @@ class Engine:
         """
         served = self._now()
         with self._inside.admit(len(inputs)):
-            answered = await _within(served.batcher.submit(inputs, deadline).future, deadline)
+            pending = served.batcher.submit(inputs, deadline)
+            answered = await _within(pending.future, deadline)
         for row, probabilities in zip(answered.rows, answered.probabilities, strict=True):
             first = int(probabilities.argmax())
             metrics.predictions.labels(served.predictor.contract.labels[first]).inc()
             metrics.confidence.observe(float(probabilities[first]))
-            if served.drift is not None:
-                served.drift.observe(row, probabilities)
-        return served.predictor, answered.probabilities
+            served.observe(row, probabilities)
+        return Answer(served.predictor, answered.probabilities, pending.marks)
 
     def swap(self) -> str:
         """Open the package that is to be served now, and serve it from the next request on; what was served is kept for a rollback.
@@ -111,7 +146,7 @@ class Engine:
         with self._changing:
             now = self._now()
             try:
-                served = open_served(package_path(self._settings), self._settings)
+                served = open_served(package_path(self._settings), self._settings, like=now)
             except FmxError as error:
                 metrics.swaps.labels("refused").inc()
                 log.error("The new package is refused, and the old one served on: %s", error.message)

@@ -64,6 +64,12 @@ class NotReadyError(FmxError):
     code, http_status = "not_ready", 503
 
 
+class RefusedError(FmxError):
+    """A package that a worker would not serve; what was served is served on."""
+
+    code, http_status = "package_refused", 409
+
+
 class ShapeError(FmxError):
     """A tensor of another name, type or shape than the model takes."""
 

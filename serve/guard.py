@@ -26,13 +26,15 @@ from serve.access.gate import Gate
 from serve.access.limits import limit_headers
 from serve.admission import Admission
 from serve.answers import error_response, json_response, send_response
-from serve.app import AUTOSCALE, PREDICT, V2_MODEL
+from serve.app import AUTOSCALE, PREDICT, RELOAD, V2_MODEL
 from serve.audit import AuditLog
 from serve.engine import Engine
 from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError, too_late
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
+from serve.tracing import open_tracer
+from serve.watch import Watch
 
 ROUTES = {
     "/livez": ("GET", "HEAD"),
@@ -42,6 +44,7 @@ ROUTES = {
     "/metrics": ("GET",),
     PREDICT: ("POST",),
     AUTOSCALE: ("GET",),
+    RELOAD: ("POST",),
     "/v2": ("GET",),
     **dict.fromkeys(V2_MODEL, ("GET",)),
     **{f"{path}/ready": ("GET",) for path in V2_MODEL},
@@ -51,7 +54,7 @@ ROUTES = {
 _TEMPLATES = [(re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route)), route) for route in ROUTES if "{" in route]
 LIVE, READY = frozenset({"/livez", "/v2/health/live"}), frozenset({"/readyz", "/v2/health/ready"})
 PROBES = LIVE | READY | {"/metrics"}
-SCOPES = dict.fromkeys(ROUTES.keys() - PROBES, "predict")
+SCOPES = {**dict.fromkeys(ROUTES.keys() - PROBES, "predict"), RELOAD: "admin"}
 """What a caller must be allowed; probes and scrapers are no callers."""
 UNKNOWN = "unknown"
 
@@ -70,14 +73,18 @@ access_log = logging.getLogger(ACCESS)
 class Guard:
     """An ASGI app around BentoML's, which it leaves to start and stop, and in front of our own routes."""
 
-    def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp], engine: Engine, gate: Gate, scaler: Scaler, settings: ServeSettings) -> None:
+    def __init__(
+        self, app: ASGIApp, routes: Mapping[str, ASGIApp], engine: Engine, watch: Watch, gate: Gate, scaler: Scaler, settings: ServeSettings
+    ) -> None:
         self._app = app
         self._routes = routes
         self._engine = engine
+        self._watch = watch
         self._gate = gate
         self._scaler = scaler
         self._bodies = Admission(settings.bodies_bytes, "bytes of bodies")
         self._settings = settings
+        self._tracer = open_tracer()
         self._audit = AuditLog(settings.audit_file) if settings.audit_file is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,24 +101,27 @@ class Guard:
             if message["type"] == "lifespan.startup.complete":
                 set_up_logs(self._settings.log_format)  # once more: the shell sets up its own while it starts
                 self._engine.start()
+                self._watch.start()
                 _delay_sigterm(self._engine.drain, self._settings.drain_seconds)
             elif message["type"] == "lifespan.shutdown.complete":
+                await asyncio.to_thread(self._watch.close)
                 await asyncio.to_thread(self._engine.close)
                 await self._gate.close()
-                if self._audit is not None:
-                    await asyncio.to_thread(self._audit.close)
+                for kept in (self._audit, self._tracer):
+                    if kept is not None:
+                        await asyncio.to_thread(kept.close)
             await send(message)
 
         await self._app(scope, receive, watched)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
+        started = time.monotonic()
         route, scope["path_params"] = route_of(scope["path"])
         request_id = scope["fmx.request_id"] = _request_id(scope)
         context = RequestContext(request_id, trace_id_of(_header(scope, b"traceparent")))
         token = request_context.set(context)
         status, shed = 500, ""
-        scope["fmx.headers"], scope["fmx.deadline"] = {}, time.monotonic() + self._settings.timeout_seconds
+        scope["fmx.headers"], scope["fmx.deadline"] = {}, started + self._settings.timeout_seconds
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -129,10 +139,12 @@ class Guard:
             metrics.requests.labels(route, str(status)).inc()
             if status in SHED:
                 metrics.shed.labels(shed or SHED[status]).inc()
-            seconds = time.perf_counter() - started
+            seconds = time.monotonic() - started
             metrics.request_seconds.labels(route).observe(seconds)
             if route not in PROBES:
                 self._write_down(scope, route, status, seconds)
+                if self._tracer is not None:
+                    self._trace(scope, route, status, started)
             request_context.reset(token)
 
     def _write_down(self, scope: Scope, route: str, status: int, seconds: float) -> None:
@@ -146,6 +158,13 @@ class Guard:
             named = {"request_id": scope["fmx.request_id"], "route": route, "status": status, "key": key}
             self._audit.write(**named, caller=caller.name if caller is not None else "", **scope.get("fmx.audit", {}))
 
+    def _trace(self, scope: Scope, route: str, status: int, started: float) -> None:
+        if self._tracer is not None:
+            attributes: dict[str, str | int] = {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}
+            attributes["fmx.request_id"] = scope["fmx.request_id"]
+            name = f"{scope['method']} {route}"
+            self._tracer.write(name, _header(scope, b"traceparent"), started, attributes, scope.get("fmx.marks", ()))
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> str:
         """Answer, and say why where a limit of the caller's own refused it."""
         exchange = _Exchange(receive, send, self._settings.max_body_bytes, self._settings.body_seconds, scope["fmx.deadline"])
@@ -156,7 +175,7 @@ class Guard:
                 return ""
             caller, standings = await self._gate.admit(partial(_header, scope), SCOPES[route])
             scope["fmx.caller"], scope["fmx.headers"] = caller, limit_headers(standings)
-            if scope["method"] == "POST":
+            if scope["method"] == "POST" and route != RELOAD:
                 self._scaler.offer()
             with self._bodies.admit(self._body_bytes(scope)):
                 await self._routes[route](scope, exchange.receive, exchange.send)

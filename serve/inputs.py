@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from fmx.errors import InputError, TooLargeError, UnsupportedTypeError
 from fmx.tasks.image_classification import ImageClassification
+from serve.crew import Direction
 from serve.settings import ServeSettings
 
 Parsed = TypeVar("Parsed")
@@ -78,6 +79,16 @@ def _read_top_k(given: str | None) -> int:
     if not (given.isascii() and given.isdigit() and 1 <= int(given[:6]) <= MOST_LABELS and len(given) <= 6):
         raise InputError(f"top_k must be a whole number from 1 to {MOST_LABELS}.", hint="Leave it out for the first 5 labels.")
     return int(given)
+
+
+def read_direction(body: bytes) -> Direction:
+    """Read what a reload asks for; nothing asks for the package that the settings lead to. Raises: `InputError`."""
+    hint = 'Send nothing, {"to": "current"} or {"to": "previous"}.'
+    given = read_object(body, "body", hint) if body else {}
+    to = given.get("to", "current")
+    if to not in ("current", "previous") or set(given) - {"to"}:
+        raise InputError("The body asks for nothing that a reload can do.", hint=hint)
+    return "previous" if to == "previous" else "current"
 
 
 async def parsed(body: bytes, parse: Callable[..., Parsed], *rest: Any) -> Parsed:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Barrier, Thread
 
 import numpy as np
 
+from fmx.contract import Variant
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from fmx.runtime import choose_device
@@ -44,8 +45,13 @@ class Opened:
     """What was measured and chosen."""
 
 
-def open_lanes(package: Package, settings: ServeSettings) -> Opened:
+def open_lanes(package: Package, settings: ServeSettings, like: Opened | None = None) -> Opened:
     """Open a package's variant for this host, and measure how to run it.
+
+    Args:
+        package: whose every hash was checked.
+        settings: of the service.
+        like: how an earlier package runs; one of the same input and variant runs the same way, unmeasured.
 
     Raises:
         PackageError: no variant fits, or ONNX Runtime cannot open it.
@@ -65,7 +71,17 @@ def open_lanes(package: Package, settings: ServeSettings) -> Opened:
         whole = opened(threads)
         words = f"one session of {threads} threads, for the model is large; batches up to {batch_rows} rows"
         return Opened(whole, Lanes(whole.run, 1, None, threads, batch_rows, batch_rows), words)
+    if like is not None and _is_like(like, package, variant):
+        whole_run = opened(threads).run if like.lanes.run_alone is not None else None
+        single = opened(1)
+        return Opened(single, replace(like.lanes, run=single.run, run_alone=whole_run), "as the package before it")
     return _on_cpu(opened(1), opened(threads) if threads > 1 else None, settings)
+
+
+def _is_like(like: Opened, package: Package, variant: Variant) -> bool:
+    before = like.predictor
+    same_size = 0.5 < variant.bytes / before.variant.bytes < 2.0
+    return same_size and variant.name == before.variant.name and package.manifest.input == before.contract.input
 
 
 def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: ServeSettings) -> Opened:

@@ -14,10 +14,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 
+from serve import metrics
 from serve.masking import encodable, mask
 
 Format = Literal["auto", "json", "text"]
@@ -76,6 +77,13 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Goes on where a line cannot be written (its pipe is gone, the disk is full), and counts it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        metrics.logs_lost.inc()
+
+
 def _safe(text: str) -> str:
     """Mask, and make it text that can be written."""
     return mask(encodable(text))
@@ -88,7 +96,7 @@ def set_up_logs(form: Format) -> None:
     for logger in (logging.root, *loggers):
         logger.handlers[:] = [handler for handler in logger.handlers if not _is_console(handler)]
         logger.propagate = True
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
     logging.root.addHandler(handler)
     for name in ("fmx.serve", ACCESS):

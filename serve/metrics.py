@@ -13,6 +13,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from serve.crew import is_alive
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -26,6 +28,7 @@ shed = Counter("fmx_shed_total", "Requests refused to protect the service.", ["r
 key_requests = Counter("fmx_key_requests_total", "Requests let in, by the key's id; signed tokens count as one.", ["key"])
 limits_shared = Gauge("fmx_limits_shared", "1 while rates and quotas are counted in Redis for all replicas.", multiprocess_mode="livemin")
 audit_lost = Counter("fmx_audit_lost_total", "Audit entries that could not be written.")
+logs_lost = Counter("fmx_logs_lost_total", "Lines of the log that could not be written.")
 decode_seconds = Histogram("fmx_decode_seconds", "From an input's bytes to its row.", buckets=_SECONDS)
 queue_seconds = Histogram("fmx_queue_seconds", "A row's wait before it runs.", buckets=_SECONDS)
 queue_rows = Gauge("fmx_queue_rows", "Rows waiting.", multiprocess_mode="livesum")
@@ -40,6 +43,20 @@ drift_psi = Gauge(
 drift_ks = Gauge("fmx_drift_ks", "Kolmogorov-Smirnov distance of a window from the package's reference.", ["feature"], multiprocess_mode="livemax")
 drift_alarm = Gauge("fmx_drift_alarm", "1 where a shift is large and more than chance.", ["feature"], multiprocess_mode="livemax")
 drift_rows = Gauge("fmx_drift_rows", "Sampled rows in the window.", multiprocess_mode="livesum")
+shadow_rows = Counter("fmx_shadow_rows_total", "Rows for the shadow: agreed with the answer, differed, failed, or dropped.", ["result"])
+shadow_seconds = Histogram("fmx_shadow_seconds", "A row's inference by the shadow.", buckets=_SECONDS)
+shadow_difference = Histogram(
+    "fmx_shadow_difference", "Largest difference of a probability from the answer.", buckets=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+)
+workers_alive = Gauge("fmx_workers_alive", "Workers of this server that live.", multiprocess_mode="livemin")
+workers_wanted = Gauge("fmx_workers_wanted", "Workers that this server should have.", multiprocess_mode="livemax")
+uptime = Gauge("fmx_uptime_seconds", "Since the oldest worker was started.", multiprocess_mode="livemax")
+cpu_seconds = Counter("fmx_cpu_seconds_total", "CPU time of the workers.")
+cpus = Gauge("fmx_cpus", "CPUs that the server may keep busy.", multiprocess_mode="livemax")
+memory = Gauge("fmx_memory_bytes", "Resident memory of the workers.", multiprocess_mode="livesum")
+gpu_utilisation = Gauge("fmx_gpu_utilisation_ratio", "Share of the time in which a GPU was busy.", ["gpu"], multiprocess_mode="livemax")
+gpu_memory_used = Gauge("fmx_gpu_memory_used_bytes", "Memory of a GPU that is in use, by whomever.", ["gpu"], multiprocess_mode="livemax")
+gpu_memory = Gauge("fmx_gpu_memory_bytes", "Memory of a GPU.", ["gpu"], multiprocess_mode="livemax")
 swaps = Counter("fmx_swaps_total", "Packages that took another's place, were rolled back to, or were refused.", ["result"])
 ready = Gauge("fmx_ready_workers", "Workers that are ready.", multiprocess_mode="livesum")
 model_info = Gauge("fmx_model_info", "1 for the model that is served.", ["name", "version", "variant", "digest"], multiprocess_mode="livemax")
@@ -56,19 +73,23 @@ def render() -> bytes:
     return generate_latest(registry)
 
 
+def reserve_space() -> None:
+    """Have the disk keep room for this worker's counts: they lie in sparse files mapped into memory, and one that does not fit kills the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder or not hasattr(os, "posix_fallocate"):
+        return
+    for file in Path(folder).glob(f"*_{os.getpid()}.db"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
 def _forget_dead_workers(folder: Path) -> None:
     """Remove the live gauges of workers that are gone; a killed worker cannot do it itself. What it counted stays counted."""
     for file in folder.glob("gauge_live*_*.db"):
         match = re.search(r"_(\d+)\.db$", file.name)
-        if match and not _is_alive(int(match[1])):
+        if match and not is_alive(int(match[1])):
             file.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

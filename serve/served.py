@@ -6,13 +6,16 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fmx.package import load_package
 from fmx.predictor import PackagePredictor
 from fmx.signature import verify_signature
 from serve.batcher import MicroBatcher
 from serve.drift import DriftMonitor, read_reference
-from serve.lanes import open_lanes
+from serve.lanes import Opened, open_lanes
 from serve.settings import ServeSettings
+from serve.shadow import Shadow, open_shadow
 
 log = logging.getLogger("fmx.serve")
 
@@ -21,9 +24,15 @@ log = logging.getLogger("fmx.serve")
 class Served:
     """What answers."""
 
-    predictor: PackagePredictor
+    opened: Opened
     batcher: MicroBatcher
     drift: DriftMonitor | None
+    shadow: Shadow | None
+
+    @property
+    def predictor(self) -> PackagePredictor:
+        """The package's predictor."""
+        return self.opened.predictor
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -34,12 +43,24 @@ class Served:
     def close(self) -> None:
         """Answer what is inside, and end the threads."""
         self.batcher.close()
-        if self.drift is not None:
-            self.drift.close()
+        for beside in (self.drift, self.shadow):
+            if beside is not None:
+                beside.close()
+
+    def observe(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+        """Show an answered row to those who watch: uint8 of the row's shape, float32 [labels]."""
+        for beside in (self.drift, self.shadow):
+            if beside is not None:
+                beside.offer(row, probabilities)
 
 
-def open_served(folder: Path, settings: ServeSettings) -> Served:
+def open_served(folder: Path, settings: ServeSettings, like: Served | None = None) -> Served:
     """Open a package to be served.
+
+    Args:
+        folder: of the package.
+        settings: of the service.
+        like: what is served now, under load: a model of its shape runs as it does, for nothing could be measured beside it.
 
     Raises:
         PackageError: damaged, altered, not signed by the key that is asked for, or computing something else here than at export.
@@ -48,15 +69,18 @@ def open_served(folder: Path, settings: ServeSettings) -> Served:
     if settings.verify_key is not None:
         verify_signature(folder, public_key=settings.verify_key)
     package = load_package(folder)
-    opened = open_lanes(package, settings)
+    opened = open_lanes(package, settings, like.opened if like is not None else None)
     predictor = opened.predictor
     difference = predictor.replay_golden_rows()
-    drift = _open_drift(predictor, settings)
+    shadowed = open_shadow(settings.shadow, package, predictor.device) if settings.shadow is not None else None
     batcher = MicroBatcher(opened.lanes, lambda data: predictor.task.row(data, settings.max_pixels), predictor.task.row_shape)
-    served = Served(predictor, batcher, drift)
+    shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
+    served = Served(opened, batcher, _open_drift(predictor, settings), shadow)
     name, version, variant, _ = served.names
     log.info("Serving %s %s, %s; golden rows agree to %.1e.", name, version, variant, difference)
     log.info("How it runs here: %s.", opened.words)
+    if shadowed is not None:
+        log.info("In its shadow: %s, %s, of %g of the rows.", shadowed.package.name, shadowed.variant.name, settings.shadow_share)
     return served
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -10,14 +11,18 @@ from starlette.types import ASGIApp
 
 from fmx.errors import FmxError
 from fmx.package import load_package
+from serve import tracing
 from serve.access.gate import Gate, token_verifier
 from serve.access.keys import make_first_key, read_keys
 from serve.app import build_routes
+from serve.crew import Crew
 from serve.engine import Engine
 from serve.guard import Guard
 from serve.logs import set_up_logs
 from serve.scaling.scaler import Scaler
 from serve.settings import key_path, load_settings, package_path
+from serve.shadow import find_shadow
+from serve.watch import Watch
 
 
 class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loads it lazily, so its type is unknown
@@ -29,13 +34,20 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
         engine = Engine(settings)
         scaler = Scaler(settings)
         set_up_logs(settings.log_format)
-        return Guard(super().to_asgi(is_main), build_routes(engine, scaler, settings), engine, Gate(settings), scaler, settings)
+        crew = Crew()
+        watch = Watch(engine, crew, settings)
+        routes = build_routes(engine, scaler, crew, settings)
+        return Guard(super().to_asgi(is_main), routes, engine, watch, Gate(settings), scaler, settings)
 
 
 def check_before_start() -> None:
     """Check settings, keys and package once, in the first process, before any worker starts. Raises: `FmxError`."""
     settings = load_settings()
-    load_package(package_path(settings))
+    package = load_package(package_path(settings))
+    if settings.shadow is not None:
+        find_shadow(settings.shadow, package)
+    if tracing.is_wanted():
+        tracing.open_exporter()
     if settings.auth == "off":
         print("fmx: FMX_AUTH=off: everybody who reaches this port may use the model.", file=sys.stderr, flush=True)
         return
@@ -46,6 +58,14 @@ def check_before_start() -> None:
     if new:
         print(f"fmx: no keys were configured, so one was made. It is shown this once:\n\n    {new}\n", file=sys.stderr)
         print(f"fmx: its hash is kept in {path}; fmx keys create NAME makes others.", file=sys.stderr, flush=True)
+
+
+def have_workers_replaced() -> None:
+    """Let BentoML replace a worker that dies also in a container, where it would leave the others alone, at part of the strength, for ever.
+
+    It asks this variable when it makes its supervisor (`bentoml/serving.py`, `create_watcher`), which is after our check.
+    """
+    os.environ.pop("BENTOML_CONTAINERIZED", None)
 
 
 def _workers() -> int:
@@ -71,6 +91,7 @@ class FmxService:
         """Refuse to start, with a message and an exit code, rather than let workers fail one after another."""
         try:
             check_before_start()
+            have_workers_replaced()
         except FmxError as error:
             print(f"fmx: {error.message}", file=sys.stderr)
             if error.hint:

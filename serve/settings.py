@@ -27,6 +27,8 @@ class ServeSettings(BaseSettings):
     package: str | None = None
     """A folder or name; default the latest in `FMX_HOME`, and in a bento the latest of those packed beside the code."""
     variant: str | None = None
+    follow: Literal["on", "off"] = "on"
+    """Serve what the package's name or path leads to now, when that changes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     auth: Literal["on", "off"] = "on"
     keys_file: Path | None = None
@@ -48,6 +50,9 @@ class ServeSettings(BaseSettings):
     """One line a request, but for probes and scrapes."""
     audit_file: Path | None = None
     """Where to keep the audit log; none is kept unless this is set."""
+    shadow: str | None = Field(default=None, min_length=1)
+    """A variant, or another package of the same labels and input, that runs a share of the rows in the background."""
+    shadow_share: float = Field(default=0.1, gt=0, le=1)
     workers: int = Field(default=1, ge=1, le=256)
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads a worker; default its equal part of the usable CPUs."""

@@ -28,7 +28,9 @@ def _store() -> tuple[Any, Path]:
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    scope: Annotated[list[str] | None, typer.Option(help="What for: predict or metrics; may be repeated.", show_default="predict")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What for: predict, metrics or admin (reloads); may be repeated.", show_default="predict")
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="A span such as 90d or 12h, or a date.", show_default="never")] = None,
     rate: Annotated[str | None, typer.Option(help="Most requests in a time, such as 10/second.", show_default="no limit")] = None,
     quota: Annotated[int | None, typer.Option(help="Most requests a day.", show_default="no limit")] = None,

@@ -16,8 +16,8 @@ from serve.access.tokens import TokenVerifier
 from serve.errors import ForbiddenError, UnauthorisedError
 from serve.settings import ServeSettings, key_path
 
-ANYBODY = Caller(id="anybody", name="", scopes=frozenset(SCOPES))
-"""With `FMX_AUTH=off`, where whoever stands in front of the service checks callers."""
+ANYBODY = Caller(id="anybody", name="", scopes=frozenset(SCOPES) - {"admin"})
+"""With `FMX_AUTH=off`, where whoever stands in front of the service checks callers: nobody is an administrator."""
 
 
 Headers = Callable[[bytes], str]
@@ -49,6 +49,8 @@ class Gate:
             OverQuotaError: too many requests.
         """
         if self._keys is None:
+            if scope not in ANYBODY.scopes:
+                raise ForbiddenError(f"Nobody may {scope} with FMX_AUTH=off.", hint="Without keys, move packages/latest: the service follows it.")
             return ANYBODY, []
         caller = await self._identify(_credential(headers))
         if scope not in caller.scopes:

@@ -22,7 +22,7 @@ from limits import RateLimitItem, parse_many
 from fmx import host, storage
 from fmx.errors import SurroundingsError, UsageError, disk_errors
 
-SCOPES = ("predict", "metrics")
+SCOPES = ("predict", "metrics", "admin")
 """What a key may be good for; `predict` unless it is said."""
 
 LAST_USE = "last-use"

@@ -36,7 +36,7 @@ def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200) 
     for row, probabilities in zip(rows, predictor.run_all(rows), strict=True):
         while monitor._rows.full():
             pass
-        monitor.observe(row, probabilities)
+        monitor.offer(row, probabilities)
     monitor.close()
     return alarms()
 
