@@ -19,7 +19,7 @@ from fmx.run import Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
 
-UNIT_FOLDERS = ("fmx", "finetune", "export", "serve")
+UNIT_FOLDERS = ("fmx", "finetune", "export", "serve", "benchmarks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
