@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -18,10 +19,12 @@ LOST = 0
 """The status of a request whose connection broke."""
 
 
-def request_bytes(path: str, body: bytes, kind: str, port: int) -> bytes:
+def request_bytes(url: str, body: bytes, kind: str, key: str = "") -> bytes:
     """Give a whole HTTP/1.1 request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    parts = urlsplit(url)
+    lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    lines += [f"Authorization: Bearer {key}"] if key else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class _Connection(asyncio.Protocol):

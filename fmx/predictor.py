@@ -8,16 +8,20 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fmx import runtime
 from fmx.contract import ModelContract, Variant
 from fmx.errors import PackageError
+from fmx.gpu import GpuRunner
 from fmx.host import usable_cpus
 from fmx.package import Package, load_package
 from fmx.tasks import task_named
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 EVALUATION_BATCH = 64
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 2e-2, "int8-generic": 2e-2, "int8-arm64": 2e-2}
@@ -40,7 +44,18 @@ class Predictor:
         self.contract = contract
         self.task = task_named(contract.task)(contract.labels, contract.input)
         self.device = device
-        self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
+        self._on_gpu: GpuRunner | None = None
+        if device == "cuda":
+            self._session, self._on_gpu = self._open_on_gpu(model, threads)
+        else:
+            self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
+
+    def _open_on_gpu(self, model: Path | bytes, threads: int) -> tuple[onnxruntime.InferenceSession, GpuRunner]:
+        try:
+            session = runtime.open_session(model, threads=threads, device="cuda", cuda_graph=True)
+        except PackageError:  # a part of it runs on the CPU, and cannot be in a graph
+            session = runtime.open_session(model, threads=threads, device="cuda")
+        return session, GpuRunner(session, self.task.input_name, self.contract.output.name, self.task.row_shape, len(self.contract.labels))
 
     def run(self, rows: np.ndarray) -> np.ndarray:
         """Run one batch.
@@ -54,7 +69,10 @@ class Predictor:
         Raises:
             AnswerCountError: the model gave another number of rows than it was given; nothing may then be attributed to anyone.
         """
-        answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: rows})[0])
+        if self._on_gpu is not None:
+            answers = self._on_gpu.run(rows)
+        else:
+            answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: rows})[0])
         if answers.shape != (len(rows), len(self.contract.labels)):
             raise AnswerCountError(len(rows), answers.shape)
         return answers

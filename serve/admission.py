@@ -31,7 +31,7 @@ class Admission:
             OverloadedError: there are not so many; with the seconds until there should be.
         """
         if self._inside + amount > self._limit:
-            raise OverloadedError(f"{self._inside:,} {self._what} are waiting; no more are taken.", retry_after_s=self._retry_after())
+            raise OverloadedError(f"{self._inside:,} {self._what} are waiting; no more are taken.", retry_after_s=self.retry_after())
         self._inside += amount
         try:
             yield
@@ -45,7 +45,7 @@ class Admission:
         while self._left and self._left[0][0] < since:
             self._left.popleft()
 
-    def _retry_after(self) -> int:
+    def retry_after(self) -> int:
         """Give the seconds in which half of what is inside will have left, at the rate of the last seconds: whole, at least 1."""
         self._forget()
         left = sum(amount for _, amount in self._left)

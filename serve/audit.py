@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ def _sealed(entry: dict[str, Any]) -> tuple[bytes, str]:
     """Give a line, the entry with the hash of all else in it, and that hash."""
     own = digest(orjson.dumps(entry, option=orjson.OPT_SORT_KEYS))
     return orjson.dumps({**entry, "hash": own}, option=orjson.OPT_SORT_KEYS) + b"\n", own
+
+
+GATHER_SECONDS = 0.05
+"""How long entries gather: opening, locking and writing the file costs more than an entry."""
 
 
 class AuditLog:
@@ -78,6 +83,8 @@ class AuditLog:
         is_open = True
         while is_open:
             taken = [self._entries.get()]
+            if taken[0] is not None:
+                time.sleep(GATHER_SECONDS)
             while taken[-1] is not None and len(taken) < 1000:
                 try:
                     taken.append(self._entries.get_nowait())

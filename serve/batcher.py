@@ -29,6 +29,9 @@ Input = bytes | np.ndarray
 LARGE_BYTES = 2_000_000
 """Encoded inputs beyond so many bytes are left for other threads to decode."""
 
+SMOOTHING = 0.1
+"""Weight of the newest batch in the pace."""
+
 
 @dataclass(frozen=True)
 class Lanes:
@@ -45,6 +48,8 @@ class Lanes:
     """Most rows that run together."""
     decode_rows: int
     """Most inputs that a thread decodes before they run."""
+    row_seconds: float
+    """Of a slot, for one row of a batch, as measured when the package was opened."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ class MicroBatcher:
         self._free = lanes.slots
         self._idle = 0
         self._inside = 0
+        self._decode_s, self._run_s = 0.0, lanes.row_seconds
+        """The pace of the last rows: a thread's time to decode one, a slot's to run it."""
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=self._work, name=f"fmx-rows-{number}", daemon=True) for number in range(lanes.threads)]
@@ -160,6 +167,10 @@ class MicroBatcher:
             metrics.queue_rows.set(len(self._waiting))
             self._changed.notify(min(len(inputs), self._idle))
         return pending
+
+    def wait_s(self) -> float:
+        """Give the seconds in which what is inside will have been answered, at the pace of the last rows."""
+        return self._inside * (self._decode_s / self._lanes.threads + self._run_s / self._lanes.slots)
 
     def close(self) -> None:
         """Answer what is inside, refuse what comes, and end the threads."""
@@ -213,13 +224,15 @@ class MicroBatcher:
 
     def _decode_all(self, taken: list[Place]) -> None:
         now = time.monotonic()
-        ready = []
+        ready: list[Place] = []
         for pending, place in taken:
             metrics.queue_seconds.observe(now - pending.arrived)
             pending.marks.append(("queue", pending.arrived, now))
             if self._has_row(pending, place):
                 ready.append((pending, place))
+        pace = (time.monotonic() - now) / max(1, len(taken))
         with self._changed:
+            self._decode_s += SMOOTHING * (pace - self._decode_s)
             self._inside -= len(taken) - len(ready)
             self._ready.extend(ready)
 
@@ -243,10 +256,14 @@ class MicroBatcher:
 
     def _run_batch(self, run: Run, slots: int, batch: list[Place]) -> None:
         try:
+            started = time.monotonic()
             wanted = [(pending, place) for pending, place in batch if pending.is_wanted()]
             if wanted:
                 metrics.batch_rows.observe(len(wanted))
                 self._answer(run, wanted)
+                pace = (time.monotonic() - started) / len(wanted)
+                if run is self._lanes.run:
+                    self._run_s += SMOOTHING * (pace - self._run_s)
         finally:
             with self._changed:
                 self._free += slots

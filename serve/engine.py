@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from fmx.predictor import PackagePredictor
 from serve import metrics
 from serve.admission import Admission
 from serve.batcher import Answered
-from serve.errors import NotReadyError, too_late
+from serve.errors import NotReadyError, OverloadedError, too_late
 from serve.served import Served, open_served
 from serve.settings import ServeSettings, package_path
 from serve.tracing import Mark
@@ -39,6 +40,10 @@ class Answer:
     """float32 [inputs, labels]"""
     marks: list[Mark]
     """What was done, and when."""
+
+
+OBJECTIVE_SHARE = 0.7
+"""Of the objective, that may be spent waiting: the rest is the row's own time, and what the pace of the last rows does not know."""
 
 
 class Engine:
@@ -121,15 +126,23 @@ class Engine:
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
         served = self._now()
+        self._check_wait(served)
         with self._inside.admit(len(inputs)):
             pending = served.batcher.submit(inputs, deadline)
             answered = await _within(pending.future, deadline)
         for row, probabilities in zip(answered.rows, answered.probabilities, strict=True):
             first = int(probabilities.argmax())
-            metrics.predictions.labels(served.predictor.contract.labels[first]).inc()
+            metrics.predictions_of(served.predictor.contract.labels[first]).inc()
             metrics.confidence.observe(float(probabilities[first]))
             served.observe(row, probabilities)
         return Answer(served.predictor, answered.probabilities, pending.marks)
+
+    def _check_wait(self, served: Served) -> None:
+        """Refuse at once what would be answered later than the objective: whoever is let in is answered within it. Raises: `OverloadedError`."""
+        wait_s = served.batcher.wait_s()
+        if wait_s > OBJECTIVE_SHARE * served.objective_s:
+            waits = f"Answers take {1e3 * wait_s:.0f} ms already, of {1e3 * served.objective_s:.0f} that are the objective."
+            raise OverloadedError(waits, retry_after_s=self._inside.retry_after())
 
     def swap(self) -> str:
         """Open the package that is to be served now, and serve it from the next request on; what was served is kept for a rollback.
@@ -199,8 +212,25 @@ class Engine:
 
 async def _within(future: Future[Answered], deadline: float) -> Answered:
     """Wait for a request's rows until its deadline; what has not been begun by then is taken back."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: Future[Answered]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_set, waiter)
+
+    future.add_done_callback(wake)
+    timer = loop.call_later(max(0.0, deadline - time.monotonic()), _set, waiter)
     try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await asyncio.wrap_future(future)
-    except TimeoutError as error:
-        raise too_late() from error
+        await waiter
+        if not future.done():
+            raise too_late()
+        return future.result()
+    finally:
+        timer.cancel()
+        future.cancel()
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

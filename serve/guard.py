@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import signal
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FrameType
@@ -136,11 +136,11 @@ class Guard:
             shed = await self._answer(scope, receive, counted, route, request_id)
         finally:
             metrics.in_flight.dec()
-            metrics.requests.labels(route, str(status)).inc()
+            metrics.requests_of(route, str(status)).inc()
             if status in SHED:
                 metrics.shed.labels(shed or SHED[status]).inc()
             seconds = time.monotonic() - started
-            metrics.request_seconds.labels(route).observe(seconds)
+            metrics.seconds_of(route).observe(seconds)
             if route not in PROBES:
                 self._write_down(scope, route, status, seconds)
                 if self._tracer is not None:
@@ -282,13 +282,15 @@ def _too_long(limit: int) -> TooLargeError:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    values = [value for key, value in scope["headers"] if key == name]
-    return values[-1].decode("latin-1").strip() if values else ""
+    if "fmx.given" not in scope:
+        scope["fmx.given"] = dict(scope["headers"])  # of a header that came twice, the last counts
+    value: bytes = scope["fmx.given"].get(name, b"")
+    return value.decode("latin-1").strip()
 
 
 def _request_id(scope: Scope) -> str:
     given = _header(scope, b"x-request-id")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def _delay_sigterm(drain: Callable[[], None], delay_s: float) -> None:

@@ -69,8 +69,9 @@ def open_lanes(package: Package, settings: ServeSettings, like: Opened | None = 
     if threads > 1 and variant.bytes > LARGE_MODEL_BYTES:
         batch_rows = settings.batch_rows or max(CPU_BATCHES)
         whole = opened(threads)
+        seconds = _seconds_a_call(whole.run, _a_row(whole))
         words = f"one session of {threads} threads, for the model is large; batches up to {batch_rows} rows"
-        return Opened(whole, Lanes(whole.run, 1, None, threads, batch_rows, batch_rows), words)
+        return Opened(whole, Lanes(whole.run, 1, None, threads, batch_rows, batch_rows, seconds), words)
     if like is not None and _is_like(like, package, variant):
         whole_run = opened(threads).run if like.lanes.run_alone is not None else None
         single = opened(1)
@@ -94,34 +95,36 @@ def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: 
         if whole_ms * WORTHWHILE > alone_ms:
             whole = None
     batch_rows, rates = _best_batch(single.run, row, settings)
-    words += f"; many on {settings.worker_threads} x 1: {rates}; batches up to {batch_rows}"
+    measured = ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
+    words += f"; many on {settings.worker_threads} x 1: {measured}; batches up to {batch_rows}"
     run_alone = whole.run if whole is not None else None
-    return Opened(single, Lanes(single.run, settings.worker_threads, run_alone, settings.worker_threads, batch_rows, batch_rows), words)
+    threads = settings.worker_threads
+    return Opened(single, Lanes(single.run, threads, run_alone, threads, batch_rows, batch_rows, threads / max(rates.values())), words)
 
 
 def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:
     row = _a_row(predictor)
-    chosen, words = 1, f"a lone row {1e3 * _seconds_a_call(predictor.run, row):.2f} ms"
+    taken = _seconds_a_call(predictor.run, row)
+    chosen, words = 1, f"a lone row {1e3 * taken:.2f} ms"
     for rows in GPU_BATCHES:
         seconds = _seconds_a_call(predictor.run, np.repeat(row, rows, axis=0))
         words += f", {rows} in {1e3 * seconds:.2f}"
         if seconds > GPU_BATCH_SECONDS:
             break
-        chosen = rows
+        chosen, taken = rows, seconds
     batch_rows = settings.batch_rows or chosen
-    lanes = Lanes(predictor.run, GPU_SLOTS, None, max(2, settings.worker_threads), batch_rows, 1)
+    lanes = Lanes(predictor.run, GPU_SLOTS, None, max(2, settings.worker_threads), batch_rows, 1, GPU_SLOTS * taken / chosen)
     return Opened(predictor, lanes, f"{words}; batches up to {batch_rows}")
 
 
-def _best_batch(run: Run, row: np.ndarray, settings: ServeSettings) -> tuple[int, str]:
+def _best_batch(run: Run, row: np.ndarray, settings: ServeSettings) -> tuple[int, dict[int, float]]:
     """Find the batch with the most rows a second when every slot runs one; as set, where it is set."""
     rates = {rows: _rows_a_second(run, np.repeat(row, rows, axis=0), settings.worker_threads) for rows in (1, *CPU_BATCHES)}
     best = 1
     for rows in CPU_BATCHES:
         if rates[rows] > WORTHWHILE * rates[best]:
             best = rows
-    words = ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
-    return settings.batch_rows or best, words
+    return settings.batch_rows or best, rates
 
 
 def _a_row(predictor: PackagePredictor) -> np.ndarray:

@@ -13,6 +13,7 @@ import traceback
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -63,7 +64,12 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format and mask."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line: dict[str, Any] = {"time": when, "level": record.levelname, "logger": record.name, "message": _safe(record.getMessage())}
+        line: dict[str, Any] = {
+            "time": when,
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        line["message"] = (_safe_fact if record.name == ACCESS else _safe)(record.getMessage())
         context = request_context.get()
         if context is not None:
             line["request_id"] = _safe(context.request_id)
@@ -71,7 +77,7 @@ class JsonFormatter(logging.Formatter):
                 line["trace_id"] = context.trace_id
         facts = getattr(record, "facts", None)
         if facts:
-            line |= {name: _safe(value) if isinstance(value, str) else value for name, value in facts.items()}
+            line |= {name: _safe_fact(value) if isinstance(value, str) else value for name, value in facts.items()}
         if record.exc_info:
             line["exception"] = _safe(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
@@ -87,6 +93,12 @@ class _Handler(logging.StreamHandler[TextIO]):
 def _safe(text: str) -> str:
     """Mask, and make it text that can be written."""
     return mask(encodable(text))
+
+
+@lru_cache(4096)
+def _safe_fact(text: str) -> str:
+    """Mask what comes again and again: routes, methods, keys' ids."""
+    return _safe(text)
 
 
 def set_up_logs(form: Format) -> None:

@@ -14,6 +14,7 @@ from fmx.signature import verify_signature
 from serve.batcher import MicroBatcher
 from serve.drift import DriftMonitor, read_reference
 from serve.lanes import Opened, open_lanes
+from serve.scaling.capacity import read_capacity
 from serve.settings import ServeSettings
 from serve.shadow import Shadow, open_shadow
 
@@ -28,6 +29,8 @@ class Served:
     batcher: MicroBatcher
     drift: DriftMonitor | None
     shadow: Shadow | None
+    objective_s: float
+    """Within which it should answer; infinite where nobody said."""
 
     @property
     def predictor(self) -> PackagePredictor:
@@ -75,13 +78,21 @@ def open_served(folder: Path, settings: ServeSettings, like: Served | None = Non
     shadowed = open_shadow(settings.shadow, package, predictor.device) if settings.shadow is not None else None
     batcher = MicroBatcher(opened.lanes, lambda data: predictor.task.row(data, settings.max_pixels), predictor.task.row_shape)
     shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
-    served = Served(opened, batcher, _open_drift(predictor, settings), shadow)
+    served = Served(opened, batcher, _open_drift(predictor, settings), shadow, _objective_s(predictor, settings))
     name, version, variant, _ = served.names
     log.info("Serving %s %s, %s; golden rows agree to %.1e.", name, version, variant, difference)
     log.info("How it runs here: %s.", opened.words)
     if shadowed is not None:
         log.info("In its shadow: %s, %s, of %g of the rows.", shadowed.package.name, shadowed.variant.name, settings.shadow_share)
     return served
+
+
+def _objective_s(predictor: PackagePredictor, settings: ServeSettings) -> float:
+    """Give the objective as set, or that for which the capacity of this very package was measured."""
+    if settings.objective_ms is not None:
+        return settings.objective_ms / 1e3
+    measured = read_capacity(predictor.package, predictor.variant.name, settings.workers)
+    return measured.slo_p99_ms / 1e3 if measured is not None else float("inf")
 
 
 def _open_drift(predictor: PackagePredictor, settings: ServeSettings) -> DriftMonitor | None:

@@ -60,6 +60,8 @@ class ServeSettings(BaseSettings):
     """Images that may be in a worker at once, from their decoding to their answer; more are refused with 429."""
     batch_rows: int | None = Field(default=None, ge=1, le=1024)
     """Most rows that run together; default what is measured to be fastest here. Rows never wait for company."""
+    objective_ms: float | None = Field(default=None, gt=0)
+    """Requests that would wait longer are refused at once; default the objective of the measured capacity, where one was measured."""
     timeout_seconds: float = Field(default=30.0, gt=0)
     """From a request's arrival to 504, reading and decoding included."""
     body_seconds: float = Field(default=10.0, gt=0)
@@ -72,7 +74,7 @@ class ServeSettings(BaseSettings):
     """Sampled rows that are compared, in a worker."""
     drift_least_rows: int = Field(default=200, ge=2)
     """Fewer say nothing."""
-    drift_rows_per_second: float = Field(default=10.0, gt=0, le=1000)
+    drift_rows_per_second: float = Field(default=5.0, gt=0, le=1000)
     """Most rows that are sampled, in a worker."""
     max_body_bytes: int = Field(default=20_000_000, ge=1)
     bodies_bytes: int = Field(default=400_000_000, ge=1)

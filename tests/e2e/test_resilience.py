@@ -135,11 +135,10 @@ def test_full_disk_costs_no_request(small_package: Package, image: bytes, tmp_pa
         with serving(tmp_path, small_package.folder, **variables) as server, httpx.Client() as client:
             assert ask(server, key, image, client).status_code == 200
             assert eventually(lambda: metric(server, "fmx_memory_bytes") > 0)  # the first vitals, and with them the space, are there
-            with (disk / "filler").open("wb") as filler:
+            with (disk / "filler").open("wb", buffering=0) as filler:
                 try:
                     while True:
                         filler.write(b"\0" * 4096)
-                        filler.flush()
                 except OSError:
                     pass
             statuses = [ask(server, key, image, client).status_code for _ in range(50)]

@@ -72,7 +72,7 @@ def start(model: Model) -> Iterator[Start]:
     made = []
 
     def begin(slots: int = 1, threads: int = 1, batch_rows: int = 4, decode_rows: int = 4, alone: Model | None = None) -> MicroBatcher:
-        made.append(MicroBatcher(Lanes(model, slots, alone, threads, batch_rows, decode_rows), decode, SHAPE))
+        made.append(MicroBatcher(Lanes(model, slots, alone, threads, batch_rows, decode_rows, 0.001), decode, SHAPE))
         return made[-1]
 
     yield begin
