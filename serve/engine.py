@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -192,6 +193,8 @@ class Engine:
         if before is not None:
             metrics.model_info.labels(*before.names).set(0)
         metrics.model_info.labels(*served.names).set(1)
+        with contextlib.suppress(ValueError):  # a manifest's date is any text
+            metrics.model_created.set(datetime.fromisoformat(served.predictor.package.manifest.created).timestamp())
         self._served, self._before = served, before
 
     def _open(self) -> None:

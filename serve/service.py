@@ -11,10 +11,11 @@ from starlette.types import ASGIApp
 
 from fmx.errors import FmxError
 from fmx.package import load_package
-from serve import tracing
+from serve import metrics, tracing
 from serve.access.gate import Gate, token_verifier
 from serve.access.keys import make_first_key, read_keys
 from serve.app import build_routes
+from serve.certificate import certificate_end
 from serve.crew import Crew
 from serve.engine import Engine
 from serve.guard import Guard
@@ -33,6 +34,8 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
         settings = load_settings()
         engine = Engine(settings)
         scaler = Scaler(settings)
+        if settings.tls_certificate is not None:
+            metrics.certificate_expires.set(certificate_end(settings.tls_certificate))
         set_up_logs(settings.log_format)
         crew = Crew()
         watch = Watch(engine, crew, settings)
@@ -46,6 +49,8 @@ def check_before_start() -> None:
     package = load_package(package_path(settings))
     if settings.shadow is not None:
         find_shadow(settings.shadow, package)
+    if settings.tls_certificate is not None:
+        certificate_end(settings.tls_certificate)
     if tracing.is_wanted():
         tracing.open_exporter()
     if settings.auth == "off":

@@ -44,6 +44,8 @@ class ServeSettings(BaseSettings):
     """Where rates and quotas are counted for all replicas; each worker counts for itself without it."""
     verify_key: Path | None = None
     """Public key (PEM) that must have signed the package; one that it did not sign is not served."""
+    tls_certificate: Path | None = None
+    """Certificate file (PEM) whose end is in the metrics: the one that `bentoml serve --ssl-certfile` is given."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """auto: text on a terminal, else JSON lines."""
     access_log: Literal["on", "off"] = "on"

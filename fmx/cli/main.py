@@ -13,6 +13,7 @@ from fmx.cli.capacity import capacity
 from fmx.cli.check import check
 from fmx.cli.combine import ensemble, soup
 from fmx.cli.compare import compare
+from fmx.cli.deploy import deploy
 from fmx.cli.doctor import doctor
 from fmx.cli.eval import evaluate
 from fmx.cli.explain import explain
@@ -52,6 +53,7 @@ app.command()(compare)
 app.command()(sign)
 app.command()(serve)
 app.command()(capacity)
+app.command()(deploy)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")

@@ -61,6 +61,8 @@ class Gate:
 
     async def admit_to_metrics(self, headers: Headers) -> None:
         """Let a scraper in: anybody, unless FMX_METRICS_TOKEN is set; then that token, or a key for metrics. Raises: `UnauthorisedError`."""
+        if self._keys is not None:
+            self._keys.refresh()  # what is scraped says when keys end
         if self._metrics_token is None:
             return
         text = _credential(headers)

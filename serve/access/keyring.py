@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fmx import storage
 from fmx.errors import SurroundingsError
+from serve import metrics
 from serve.access.keys import LAST_USE, Key, read_keys
 
 REREAD_SECONDS = 1.0
@@ -28,13 +29,15 @@ class KeyRing:
         self._stamp: tuple[int, int, int] | None = None
         self._looked = float("-inf")
         self._live: dict[str, Key] = {}
+        self._ending: set[str] = set()
+        """Ids of the keys whose end is in the metrics."""
         self._used: dict[str, float] = {}
         self._can_write_use = True
-        self._refresh()
+        self.refresh()
 
     def identify(self, text: str) -> Key | None:
         """Return the live key of this text, or None; takes the same time for a wrong secret whatever it shares with the right one."""
-        self._refresh()
+        self.refresh()
         parts = text.split("_", 2)
         key = self._live.get(parts[1]) if len(parts) == 3 and parts[0] == "fmx" else None
         expected = key.sha256 if key else "0" * 64
@@ -66,7 +69,8 @@ class KeyRing:
             self._can_write_use = False
             log.warning("Last uses of keys cannot be written to %s (%s).", folder, error.strerror)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the file again where it changed, looking at most once a second."""
         now = time.monotonic()
         if now - self._looked < REREAD_SECONDS:
             return
@@ -83,8 +87,18 @@ class KeyRing:
                 return
             try:
                 self._live = {key.id: key for key in read_keys(self._path) if key.revoked is None}
+                self._show_ends()
             except SurroundingsError as error:
                 if self._stamp is None:
                     raise
                 log.error("The keys stay as they were: %s", error.message)
             self._stamp = stamp
+
+    def _show_ends(self) -> None:
+        now = time.time()
+        ends = {key.id: key.expires_at() for key in self._live.values() if key.expires is not None and key.is_live(now)}
+        for gone in self._ending - ends.keys():
+            metrics.end_series(metrics.key_expires, gone)
+        for identity, end in ends.items():
+            metrics.key_expires.labels(identity).set(end)
+        self._ending = set(ends)

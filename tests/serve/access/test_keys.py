@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from fmx.errors import SurroundingsError, UsageError
+from serve import metrics
 from serve.access import keyring
 from serve.access.keyring import KeyRing
 from serve.access.keys import create_key, last_uses, make_first_key, read_keys, revoke_key, rotate_key
@@ -127,6 +129,25 @@ def test_key_ends_when_it_was_said_to_end_without_a_change_of_the_file(tmp_path:
     monkeypatch.setattr("time.time", key.expires_at)
     assert ring.identify(text) is None
     assert ring.next_expiry == float("inf")
+
+
+def ends() -> dict[str, float]:
+    found = re.findall(r'^fmx_key_expires_timestamp_seconds\{key="(\w+)"\} (\S+)$', metrics.render().decode(), re.MULTILINE)
+    return {key: float(end) for key, end in found}
+
+
+def test_metrics_tell_when_live_keys_end_and_forget_revoked_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "REREAD_SECONDS", 0.0)
+    before = ends().keys()
+    path = tmp_path / "keys.json"
+    create_key(path, "for ever")
+    shop, _ = create_key(path, "shop", expires="90d")
+    ring = KeyRing(path)
+    assert {key: end for key, end in ends().items() if key not in before} == {shop.id: shop.expires_at()}
+    revoke_key(path, "shop")
+    assert shop.id in ends()
+    ring.refresh()
+    assert shop.id not in ends()
 
 
 MORE: list[dict[str, Any]] = [
