@@ -13,14 +13,10 @@ from fmx.errors import FmxError
 from serve.access.limits import limit_headers
 from serve.errors import OverloadedError, OverQuotaError, UnauthorisedError
 
-REQUEST_ID = "x-request-id"
-SECURITY_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
-
-def json_response(content: Any, request_id: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Build a JSON answer that carries the request's id."""
-    all_headers = {**SECURITY_HEADERS, REQUEST_ID: request_id, **(headers or {})}
-    return Response(orjson.dumps(content), status_code=status, headers=all_headers, media_type="application/json")
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Build a JSON answer; the guard adds the headers that every answer has."""
+    return Response(orjson.dumps(content), status_code=status, headers=dict(headers or {}), media_type="application/json")
 
 
 def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] | None = None, *, is_v2: bool = False) -> Response:
@@ -35,7 +31,7 @@ def error_response(error: FmxError, request_id: str, headers: Mapping[str, str] 
     content: dict[str, Any] = {"error": {"code": error.code, "message": error.message, "hint": error.hint, "request_id": request_id}}
     if is_v2:
         content = {"error": f"{error.message} {error.hint}".strip()}
-    return json_response(content, request_id, error.http_status, extra)
+    return json_response(content, error.http_status, extra)
 
 
 async def send_response(response: Response, send: Send) -> None:

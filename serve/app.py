@@ -20,19 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fmx.errors import FmxError
 from fmx.predictor import PackagePredictor
 from serve import oip
-from serve.answers import REQUEST_ID, SECURITY_HEADERS, error_response, json_response
+from serve.answers import error_response, json_response
 from serve.audit import digest
+from serve.client_schema import CLIENT_ENDPOINT
 from serve.crew import Crew
 from serve.engine import Engine
 from serve.errors import RefusedError, UnknownPathError
 from serve.inputs import parsed, read_direction, read_inputs
+from serve.routes import AUTOSCALE, CLIENT_SCHEMA, PREDICT, RELOAD, V2_MODEL
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 
-PREDICT = "/v1/predict"
-AUTOSCALE = "/v1/autoscale"
-RELOAD = "/v1/admin/reload"
-V2_MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 Handler = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("fmx.serve")
 
@@ -47,7 +45,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         request_id: str = request.scope["fmx.request_id"]
         model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
         predictions = [predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
-        response = json_response({"request_id": request_id, "model": model, "predictions": predictions}, request_id)
+        response = json_response({"request_id": request_id, "model": model, "predictions": predictions})
         if settings.audit_file is not None:
             request.scope["fmx.audit"] = _audited(predictor, inputs, response)
         return response
@@ -58,40 +56,44 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"])
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         body, headers = oip.write_infer(asked, predictor, answer.probabilities)
-        response = Response(body, headers={**SECURITY_HEADERS, REQUEST_ID: request.scope["fmx.request_id"], **headers})
+        response = Response(body, headers=headers)
         if settings.audit_file is not None:
             encoded = [given if isinstance(given, bytes) else given.tobytes() for given in asked.inputs]
             request.scope["fmx.audit"] = _audited(predictor, encoded, response)
         return response
 
     async def server(request: Request) -> Response:
-        return json_response(oip.server_metadata(version("fmx-toolkit")), request.scope["fmx.request_id"])
+        return json_response(oip.server_metadata(version("fmx-toolkit")))
 
     async def model(request: Request) -> Response:
-        return json_response(oip.model_metadata(_named(engine.opened(), request)), request.scope["fmx.request_id"])
+        return json_response(oip.model_metadata(_named(engine.opened(), request)))
 
     async def model_ready(request: Request) -> Response:
         name = _named(engine.opened(), request).package.name
-        return json_response({"name": name, "ready": True}, request.scope["fmx.request_id"])
+        return json_response({"name": name, "ready": True})
 
     async def autoscale(request: Request) -> Response:
-        return json_response(scaler.standing(engine.opened().package, engine.opened().variant.name), request.scope["fmx.request_id"])
+        return json_response(scaler.standing(engine.opened().package, engine.opened().variant.name))
+
+    async def client_schema(request: Request) -> Response:
+        return json_response({"name": "fmx", "type": "service", "routes": [CLIENT_ENDPOINT]})
 
     async def reload(request: Request) -> Response:
         wish = crew.ask(read_direction(await request.body()))
         until = request.scope["fmx.deadline"] - 1.0
         while (reports := crew.reports()) and any(report.generation < wish.generation for report in reports.values()):
             if time.monotonic() >= until:
-                return json_response({"workers": [asdict(report) for report in reports.values()]}, request.scope["fmx.request_id"], 202)
+                return json_response({"workers": [asdict(report) for report in reports.values()]}, 202)
             await asyncio.sleep(0.1)
         if errors := [report.error for report in reports.values() if report.error]:
             raise RefusedError(errors[0], hint=f"{len(errors)} of {len(reports)} workers refused, and serve on what they served.")
-        return json_response({"workers": [asdict(report) for report in reports.values()]}, request.scope["fmx.request_id"])
+        return json_response({"workers": [asdict(report) for report in reports.values()]})
 
     return {
         RELOAD: _answered(reload),
         AUTOSCALE: _answered(autoscale),
         PREDICT: _answered(predict),
+        CLIENT_SCHEMA: _answered(client_schema),
         "/v2": _answered(server),
         **{path: _answered(model) for path in V2_MODEL},
         **{f"{path}/ready": _answered(model_ready) for path in V2_MODEL},
@@ -119,7 +121,7 @@ def _answered(handle: Handler) -> ASGIApp:
         except Exception:  # a fault of ours: the client gets the shape of every error, the log the traceback
             log.exception("request %s failed", request_id)
             error = FmxError("Something unforeseen went wrong.", hint="Tell its request id.")
-        return error_response(error, request_id, is_v2=request.url.path.startswith("/v2"))
+        return error_response(error, request_id, is_v2=request.scope["path"].startswith("/v2"))
 
     return app
 

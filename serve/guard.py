@@ -1,4 +1,4 @@
-"""The outermost layer, around BentoML's own: probes, metrics, unknown paths, keys, body limits, and the drain after SIGTERM.
+"""The outermost layer, around BentoML's own: probes, pages, metrics, unknown paths, keys, body limits, and the drain after SIGTERM.
 
 It stands outside BentoML's limiter, timeout and metrics, so a stranger's call costs no slot and makes no time series.
 """
@@ -26,37 +26,18 @@ from serve.access.gate import Gate
 from serve.access.limits import limit_headers
 from serve.admission import Admission
 from serve.answers import error_response, json_response, send_response
-from serve.app import AUTOSCALE, PREDICT, RELOAD, V2_MODEL
 from serve.audit import AuditLog
+from serve.cors import Cors
 from serve.engine import Engine
-from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, UnknownPathError, too_late
+from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, too_late
+from serve.headers import REQUEST_ID, complete
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
+from serve.pages import Pages
+from serve.routes import PAGES, PROBES, READY, RELOAD, SCOPES, UNKNOWN, check_route, open_routes, route_of
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 from serve.tracing import open_tracer
 from serve.watch import Watch
-
-ROUTES = {
-    "/livez": ("GET", "HEAD"),
-    "/readyz": ("GET", "HEAD"),
-    "/v2/health/live": ("GET", "HEAD"),
-    "/v2/health/ready": ("GET", "HEAD"),
-    "/metrics": ("GET",),
-    PREDICT: ("POST",),
-    AUTOSCALE: ("GET",),
-    RELOAD: ("POST",),
-    "/v2": ("GET",),
-    **dict.fromkeys(V2_MODEL, ("GET",)),
-    **{f"{path}/ready": ("GET",) for path in V2_MODEL},
-    **{f"{path}/infer": ("POST",) for path in V2_MODEL},
-}
-"""Every path, as a template, and its methods."""
-_TEMPLATES = [(re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route)), route) for route in ROUTES if "{" in route]
-LIVE, READY = frozenset({"/livez", "/v2/health/live"}), frozenset({"/readyz", "/v2/health/ready"})
-PROBES = LIVE | READY | {"/metrics"}
-SCOPES = {**dict.fromkeys(ROUTES.keys() - PROBES, "predict"), RELOAD: "admin"}
-"""What a caller must be allowed; probes and scrapers are no callers."""
-UNKNOWN = "unknown"
 
 SHED = {408: "slow_body", 413: "too_large", 429: "overloaded", 504: "deadline"}
 """Answers by which the service protects itself, and their reason in `fmx_shed_total`; beside these `over_rate` and `over_quota`."""
@@ -74,15 +55,18 @@ class Guard:
     """An ASGI app around BentoML's, which it leaves to start and stop, and in front of our own routes."""
 
     def __init__(
-        self, app: ASGIApp, routes: Mapping[str, ASGIApp], engine: Engine, watch: Watch, gate: Gate, scaler: Scaler, settings: ServeSettings
+        self, app: ASGIApp, handlers: Mapping[str, ASGIApp], engine: Engine, watch: Watch, gate: Gate, scaler: Scaler, settings: ServeSettings
     ) -> None:
         self._app = app
-        self._routes = routes
+        self._handlers = handlers
         self._engine = engine
         self._watch = watch
         self._gate = gate
         self._scaler = scaler
         self._bodies = Admission(settings.bodies_bytes, "bytes of bodies")
+        self._routes = open_routes(settings)
+        self._pages = Pages(settings)
+        self._cors = Cors(settings.origins)
         self._settings = settings
         self._tracer = open_tracer()
         self._audit = AuditLog(settings.audit_file) if settings.audit_file is not None else None
@@ -116,19 +100,19 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        route, scope["path_params"] = route_of(scope["path"])
+        route, scope["path_params"] = route_of(scope["path"], self._routes)
         request_id = scope["fmx.request_id"] = _request_id(scope)
         context = RequestContext(request_id, trace_id_of(_header(scope, b"traceparent")))
         token = request_context.set(context)
         status, shed = 500, ""
-        scope["fmx.headers"], scope["fmx.deadline"] = {}, started + self._settings.timeout_seconds
+        scope["fmx.headers"] = {REQUEST_ID: request_id, **self._cors.headers(_header(scope, b"origin"))}
+        scope["fmx.deadline"] = started + self._settings.timeout_seconds
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                kept = [(name, value) for name, value in message["headers"] if name not in (b"server", b"x-bentoml-request-id")]
-                message["headers"] = [*kept, *((name.encode(), value.encode()) for name, value in scope["fmx.headers"].items())]
+                message["headers"] = complete(message["headers"], scope["fmx.headers"], is_tls=scope.get("scheme") == "https")
             await send(message)
 
         metrics.in_flight.inc()
@@ -169,38 +153,43 @@ class Guard:
         """Answer, and say why where a limit of the caller's own refused it."""
         exchange = _Exchange(receive, send, self._settings.max_body_bytes, self._settings.body_seconds, scope["fmx.deadline"])
         try:
-            self._check_path(scope, route)
+            if route != UNKNOWN and scope["method"] == "OPTIONS" and (allowed := self._preflight(scope, route)) is not None:
+                await send_response(Response(status_code=204, headers=allowed), send)
+                return ""
+            check_route(route, scope["method"], self._routes)
             if route not in SCOPES:
-                await send_response(await self._open_answer(scope, route, request_id), send)
+                await send_response(await self._open_answer(scope, route), send)
                 return ""
             caller, standings = await self._gate.admit(partial(_header, scope), SCOPES[route])
-            scope["fmx.caller"], scope["fmx.headers"] = caller, limit_headers(standings)
+            scope["fmx.caller"] = caller
+            scope["fmx.headers"] |= limit_headers(standings)
             if scope["method"] == "POST" and route != RELOAD:
                 self._scaler.offer()
             with self._bodies.admit(self._body_bytes(scope)):
-                await self._routes[route](scope, exchange.receive, exchange.send)
+                await self._handlers[route](scope, exchange.receive, exchange.send)
         except FmxError as error:
-            headers = {"allow": ", ".join(ROUTES[route])} if isinstance(error, MethodError) else {}
+            headers = {"allow": ", ".join(self._routes[route])} if isinstance(error, MethodError) else {}
             await send_response(error_response(error, request_id, headers, is_v2=route.startswith("/v2")), exchange.send)
             return error.code if isinstance(error, OverQuotaError) else ""
         return ""
 
-    async def _open_answer(self, scope: Scope, route: str, request_id: str) -> Response:
+    async def _open_answer(self, scope: Scope, route: str) -> Response:
         if route == "/metrics":
             await self._gate.admit_to_metrics(partial(_header, scope))
             with contextlib.suppress(NotReadyError):
                 predictor = self._engine.opened()
                 self._scaler.standing(predictor.package, predictor.variant.name)  # sets its gauges
-            return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE, "x-request-id": request_id})
+            return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE})
+        if route in PAGES:
+            return self._pages.response(route)
         if route in READY and self._engine.why_not_ready:
             raise NotReadyError(self._engine.why_not_ready)
-        return json_response({"status": "ready" if route in READY else "live"}, request_id)
+        return json_response({"status": "ready" if route in READY else "live"})
 
-    def _check_path(self, scope: Scope, route: str) -> None:
-        if route == UNKNOWN:
-            raise UnknownPathError("There is no such path.", hint=f"Paths: {', '.join(route for route in ROUTES if 'version' not in route)}.")
-        if scope["method"] not in ROUTES[route]:
-            raise MethodError(f"{route} takes {' or '.join(ROUTES[route])}.", hint=f"curl -X {ROUTES[route][0]} ...")
+    def _preflight(self, scope: Scope, route: str) -> dict[str, str] | None:
+        """Give the answer to a browser that asks before a call from elsewhere; it cannot send the key then."""
+        origin, wanted = _header(scope, b"origin"), _header(scope, b"access-control-request-method")
+        return self._cors.preflight(origin, wanted, self._routes[route])
 
     def _body_bytes(self, scope: Scope) -> int:
         """Give the bytes that a body announces, or the most that it may have. Raises: `UnsupportedTypeError`, `TooLargeError`."""
@@ -264,17 +253,6 @@ class _Exchange:
                     message = await self._receive()
                     self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
                     self._taken += len(message.get("body", b""))
-
-
-def route_of(path: str) -> tuple[str, dict[str, str]]:
-    """Give the template of a path and what it names, or `UNKNOWN`: a closed set, whatever a stranger asks for."""
-    if path in ROUTES and "{" not in path:
-        return path, {}
-    if path.startswith("/v2/models/"):
-        for pattern, route in _TEMPLATES:
-            if found := pattern.fullmatch(path):
-                return route, found.groupdict()
-    return UNKNOWN, {}
 
 
 def _too_long(limit: int) -> TooLargeError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import orjson
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -32,7 +33,7 @@ async def read_inputs(request: Request, settings: ServeSettings) -> tuple[list[b
     if kind in ImageClassification.content_types:
         inputs = [await request.body()]
     elif kind == "multipart/form-data":
-        inputs = await _read_files(request, settings)
+        inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
         inputs, top_k = await parsed(await request.body(), _read_json, top_k)
     else:
@@ -46,15 +47,29 @@ async def read_inputs(request: Request, settings: ServeSettings) -> tuple[list[b
     return inputs, _read_top_k(top_k)
 
 
-async def _read_files(request: Request, settings: ServeSettings) -> list[bytes]:
+async def _read_form(request: Request, settings: ServeSettings, top_k: str | None) -> tuple[list[bytes], str | None]:
+    hint = "Send one part a file, and top_k if wanted: curl -F file=@photo.jpg ... Addresses are not fetched."
+    if not _has_end(await request.body(), request.headers["content-type"]):
+        raise InputError("The multipart body breaks off before its last boundary.", hint=hint)
     try:
         async with request.form(max_files=settings.max_images + 1, max_fields=8) as form:
-            return [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            inputs = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            texts = {name: value for name, value in form.multi_items() if isinstance(value, str)}
     except (MultiPartException, HTTPException) as error:
         reason = error.message if isinstance(error, MultiPartException) else error.detail
         if "Too many" in reason:
             raise TooLargeError(f"{reason.rstrip('.')}.", hint=f"At most {settings.max_images} images a request.") from error
-        raise InputError(f"The multipart body cannot be read: {reason}", hint="Send one part a file: curl -F file=@photo.jpg ...") from error
+        raise InputError(f"The multipart body cannot be read: {reason}", hint=hint) from error
+    unknown = set(texts) - {"top_k"}
+    if unknown:
+        raise InputError(f"The form has fields that are no files ({', '.join(sorted(unknown))[:200]}).", hint=hint)
+    return inputs, texts.get("top_k", top_k)
+
+
+def _has_end(body: bytes, content_type: str) -> bool:
+    """Say whether a form has its closing boundary. Without it the parser drops the last file, and leaves it open, without a word."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    return boundary is None or b"\r\n--" + boundary + b"--" in body
 
 
 def _read_json(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]:

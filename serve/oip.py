@@ -87,8 +87,10 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
     else:
         wanted = [-1, *predictor.task.row_shape]
         raise ShapeError(f"{str(tensor.get('datatype'))[:20]} {str(shape)[:100]} is not taken: UINT8 {wanted} or BYTES [-1].", hint=HINT)
-    given = content.get("id", "")
-    return InferRequest(given if isinstance(given, str) else "", inputs, _wanted_outputs(content))
+    given = content.get("id")
+    if not isinstance(given, str | None):
+        raise InputError("id is no text.", hint=HINT)
+    return InferRequest(given or "", inputs, _wanted_outputs(content))
 
 
 def write_infer(request: InferRequest, predictor: PackagePredictor, probabilities: np.ndarray) -> tuple[bytes, dict[str, str]]:
@@ -133,7 +135,9 @@ def _only_input(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _parameters(of: dict[str, Any]) -> dict[str, Any]:
-    found = of.get("parameters") or {}
+    found = of.get("parameters")
+    if found is None:
+        return {}
     if not isinstance(found, dict):
         raise InputError("parameters is no object.", hint=HINT)
     return found
@@ -191,7 +195,7 @@ def _rows(raw: bytes | None, tensor: dict[str, Any], shape: list[int]) -> np.nda
 def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
     all_binary = _parameters(content).get("binary_data_output") is True
     asked = content.get("outputs")
-    if not asked:
+    if asked is None or asked == []:
         return dict.fromkeys(OUTPUTS, all_binary)
     if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in OUTPUTS for item in asked):
         raise ShapeError(f"Outputs are {' and '.join(OUTPUTS)}.", hint=HINT)

@@ -16,6 +16,7 @@ from serve.access.gate import Gate, token_verifier
 from serve.access.keys import make_first_key, read_keys
 from serve.app import build_routes
 from serve.certificate import certificate_end
+from serve.client_schema import CLIENT_ENDPOINT
 from serve.crew import Crew
 from serve.engine import Engine
 from serve.guard import Guard
@@ -41,6 +42,10 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
         watch = Watch(engine, crew, settings)
         routes = build_routes(engine, scaler, crew, settings)
         return Guard(super().to_asgi(is_main), routes, engine, watch, Gate(settings), scaler, settings)
+
+    def schema(self) -> dict[str, Any]:
+        """Describe the service in a bento as /schema.json does."""
+        return {**super().schema(), "routes": [CLIENT_ENDPOINT]}
 
 
 def check_before_start() -> None:

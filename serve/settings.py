@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fmx import storage
@@ -15,6 +15,7 @@ from fmx.host import usable_cpus
 from fmx.images import MAX_PIXELS, PILLOW_MAX_PIXELS
 from fmx.package import find_package
 from fmx.settings import check
+from serve.cors import read_origins
 
 OTHER_VARIABLES = ("FMX_HOME", "FMX_DATA", "FMX_CACHE")
 
@@ -40,6 +41,10 @@ class ServeSettings(BaseSettings):
     """By how much clocks may differ."""
     metrics_token: SecretStr | None = Field(default=None, min_length=1)
     """/metrics is open to everybody unless this is set."""
+    pages: Literal["on", "off"] = "on"
+    """The page at /, /docs and /openapi.json."""
+    cors_origins: str | None = None
+    """Origins whose pages may call the service from a browser, separated by commas, or *."""
     redis_url: str | None = Field(default=None, pattern="^rediss?://")
     """Where rates and quotas are counted for all replicas; each worker counts for itself without it."""
     verify_key: Path | None = None
@@ -85,6 +90,13 @@ class ServeSettings(BaseSettings):
     max_images: int = Field(default=32, ge=1)
     """Images a request."""
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, given: str | None) -> str | None:
+        if given is not None:
+            read_origins(given)
+        return given
+
     @model_validator(mode="after")
     def _fit_together(self) -> ServeSettings:
         if self.jwt_jwks and not self.jwt_audience:
@@ -99,6 +111,11 @@ class ServeSettings(BaseSettings):
             most = f"FMX_QUEUE_ROWS, {self.queue_rows}"
             raise ValueError(f"a request of FMX_MAX_IMAGES, {self.max_images}, would never be taken where a worker takes fewer ({most})")
         return self
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins whose pages may call the service."""
+        return read_origins(self.cors_origins) if self.cors_origins is not None else frozenset()
 
     @property
     def worker_threads(self) -> int:

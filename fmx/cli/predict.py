@@ -1,21 +1,35 @@
-"""`fmx predict`: a package's answers for images."""
+"""`fmx predict`: a package's answers for images, from here or from a running service."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from fmx.cli import output
-from fmx.errors import InputError
+from fmx.errors import FmxError, InputError, UsageError
+
+Model = dict[str, str]
+"""Name, version and variant."""
+Ask = Callable[[bytes], tuple[Model, dict[str, Any]]]
+"""Gives who answered, and the prediction for one input."""
 
 
 def predict(
-    package: Annotated[str, typer.Argument(help="A package's folder or name, or latest.")],
-    inputs: Annotated[list[str], typer.Argument(help="Image files, folders, or - for standard input.", metavar="INPUT...")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            help="A package's folder or name, or latest; then image files, folders, or - for standard input. With --url inputs alone.",
+            metavar="PACKAGE INPUT...",
+        ),
+    ],
     top_k: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 3,
     variant: Annotated[str | None, typer.Option(help="fp32 or int8.", show_default="the first that fits this host")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask a running service at this address, such as https://models.example.com.")] = None,
+    key: Annotated[str | None, typer.Option(help="Its key; in FMX_KEY it stays out of lists of processes.", show_default="FMX_KEY")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Predict labels for images.
@@ -23,30 +37,72 @@ def predict(
     Example: fmx predict latest photos/ --top-k 1 --json
     """
     from fmx.cli.inputs import read_inputs
+    from fmx.progress import progress
+
+    if url is not None:
+        if variant is not None or device is not None:
+            raise UsageError("--variant and --device are the service's own affair where --url is given.", hint="Leave them out.")
+        inputs = arguments
+        model, ask = _service(url, key or os.environ.get("FMX_KEY"), top_k)
+    else:
+        if key is not None:
+            raise UsageError("--key is for a service.", hint="Give its address with --url, or leave the key out.")
+        package, *inputs = arguments
+        if not inputs:
+            raise UsageError("There is no input.", hint=f"fmx predict {package} photo.jpg")
+        model, ask = _package(package, variant, device or "auto", top_k)
+    predictions: list[dict[str, Any]] = []
+    faults: list[dict[str, str]] = []
+    stopped_by: FmxError | None = None
+    read = read_inputs(inputs)
+    with progress("Predicting", len(read)) as advance:
+        for name, data in read:
+            try:
+                model, prediction = ask(data)
+                predictions.append({"input": name, **prediction})
+            except InputError as error:
+                faults.append({"input": name, "error": error.message, "hint": error.hint})
+            except FmxError as error:  # what was answered before is not lost
+                stopped_by = error
+                break
+            advance(1)
+    if stopped_by is not None and not predictions:
+        raise stopped_by
+    if json:
+        output.answer_json({"model": model, "predictions": predictions, "errors": faults})
+    else:
+        _print(model, predictions, faults)
+    if stopped_by is not None:
+        raise stopped_by
+    if faults:
+        raise InputError(f"{len(faults)} of {len(faults) + len(predictions)} inputs could not be read.", hint="The others were answered.")
+
+
+def _package(name: str, variant: str | None, device: str, top_k: int) -> tuple[Model, Ask]:
     from fmx.package import find_package
     from fmx.predictor import PackagePredictor
 
-    predictor = PackagePredictor.open(find_package(package), variant=variant, device=device)
-    predictions, faults = [], []
-    for name, data in read_inputs(inputs):
-        try:
-            predictions.append({"input": name, **predictor.predict([data], top_k)[0]})
-        except InputError as error:
-            faults.append({"input": name, "error": error.message})
-    if json:
-        output.answer_json(
-            {
-                "model": {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name},
-                "predictions": predictions,
-                "errors": faults,
-            }
-        )
-    else:
-        rows = [[item["input"], *(f"{label['label']} {label['score']:.3f}" for label in item["labels"])] for item in predictions]
-        if rows:
-            places = max(len(row) for row in rows) - 1
-            output.table(f"{predictor.package.name} ({predictor.variant.name})", ["input", *(f"{place + 1}." for place in range(places))], rows)
-        for fault in faults:
-            output.say(f"{fault['input']}: {fault['error']}")
-    if faults:
-        raise InputError(f"{len(faults)} of {len(faults) + len(predictions)} inputs could not be read.", hint="The others were answered.")
+    predictor = PackagePredictor.open(find_package(name), variant=variant, device=device)
+    model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
+    return model, lambda data: (model, predictor.predict([data], top_k)[0])
+
+
+def _service(url: str, key: str | None, top_k: int) -> tuple[None, Ask]:
+    from fmx.client import ServiceClient
+
+    client = ServiceClient(url, key, say=output.say)
+
+    def ask(data: bytes) -> tuple[Model, dict[str, Any]]:
+        answer = client.predict(data, top_k)
+        return answer["model"], answer["predictions"][0]
+
+    return None, ask
+
+
+def _print(model: Model | None, predictions: list[dict[str, Any]], faults: list[dict[str, str]]) -> None:
+    rows = [[item["input"], *(f"{label['label']} {label['score']:.3f}" for label in item["labels"])] for item in predictions]
+    if model is not None and rows:
+        places = max(len(row) for row in rows) - 1
+        output.table(f"{model['name']} ({model['variant']})", ["input", *(f"{place + 1}." for place in range(places))], rows)
+    for fault in faults:
+        output.say(f"{fault['input']}: {fault['error']} {fault['hint']}".strip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="FMX_WORKERS or 1")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="FMX_DEVICE or auto")] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="Certificate (PEM), to serve over TLS.", show_default="no TLS")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="Its private key (PEM).", show_default="in the certificate's file")] = None,
 ) -> None:
     """Serve a package over HTTP.
 
@@ -27,6 +30,7 @@ def serve(
 
     if importlib.util.find_spec("bentoml") is None:
         raise missing_extra("cpu,serve", "Serving")
+    _check_certificate(ssl_certfile, ssl_keyfile)
     _check_port_free(host, port)
     os.environ["FMX_PACKAGE"] = str(find_package(package or os.environ.get("FMX_PACKAGE")).resolve())
     if workers is not None:
@@ -35,7 +39,32 @@ def serve(
         os.environ["FMX_DEVICE"] = device
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     command = [sys.executable, "-m", "bentoml", "serve", "serve.service:FmxService", "--host", host, "--port", str(port)]
+    for option, file in (("--ssl-certfile", ssl_certfile), ("--ssl-keyfile", ssl_keyfile)):
+        if file is not None:
+            command += [option, str(file.resolve())]
     os.execv(sys.executable, command)
+
+
+def _check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Refuse what no TLS can be served with, before workers fail on it one after another. Raises: `UsageError`."""
+    import ssl
+
+    from fmx.errors import UsageError
+
+    for option, file in (("--ssl-certfile", certificate), ("--ssl-keyfile", key)):
+        if file is not None and not file.is_file():
+            raise UsageError(f"{option}: there is no file {file}.", hint="Give PEM files of a certificate and its private key.")
+    if certificate is None:
+        if key is not None:
+            raise UsageError("--ssl-keyfile is nothing without --ssl-certfile.", hint="Give the certificate too.")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError) as reason:
+        raise UsageError(
+            f"{certificate} and {key or 'the key in it'} cannot serve TLS ({reason}).",
+            hint="They must be PEM and belong together. For a key with a password: bentoml serve --ssl-keyfile-password ...",
+        ) from reason
 
 
 def _check_port_free(host: str, port: int) -> None:

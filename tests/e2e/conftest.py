@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -53,6 +54,12 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    certificate: str = ""
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """What httpx checks the server's certificate with."""
+        return ssl.create_default_context(cafile=self.certificate) if self.certificate else True
 
     @property
     def output(self) -> str:
@@ -77,15 +84,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(home: Path, package: Path, **variables: str) -> Iterator[Server]:
-    """Start `bentoml serve` in the repository's root, wait until it is ready, and stop it."""
+def serving(home: Path, package: Path, *options: str, program: str = "bentoml", certificate: str = "", **variables: str) -> Iterator[Server]:
+    """Start `bentoml serve` or `fmx serve` in the repository's root, wait until it is ready, and stop it."""
     port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"server-{port}.log"
-    command = [str(BIN / "bentoml"), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(BIN / program), "serve", "--host", "127.0.0.1", "--port", str(port), *options]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(home, FMX_PACKAGE=str(package), **variables), stdout=output, stderr=output)
-    server = Server(process, f"http://127.0.0.1:{port}", log)
+    server = Server(process, f"{'https' if certificate else 'http'}://127.0.0.1:{port}", log, certificate)
     try:
         wait_until_ready(server)
         yield server
@@ -108,7 +115,7 @@ def wait_until_ready(server: Server) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and server.process.poll() is None:
         try:
-            if httpx.get(f"{server.url}/readyz", timeout=2).status_code == 200:
+            if httpx.get(f"{server.url}/readyz", timeout=2, verify=server.trust).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -200,6 +200,7 @@ def test_bento_serves_from_another_folder(small_package: Package, image: bytes, 
             except httpx.TransportError:
                 time.sleep(0.2)
         assert status == 200, (tmp_path / "bento.log").read_text()
+        assert "<h1>Try the model</h1>" in httpx.get(f"http://127.0.0.1:{port}/").text
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)

@@ -119,6 +119,12 @@ def test_what_is_no_request_is_a_4xx_with_the_protocols_error(
     assert isinstance(answer.json()["error"], str)
 
 
+def test_part_of_the_wrong_kind_is_not_passed_over(service: Service, digits: list[bytes], predictor: PackagePredictor) -> None:  # noqa: F811
+    good = tensor([1], [base64.b64encode(digits[0]).decode()], "BYTES")
+    for part, status in (({}, 200), ({"id": None, "parameters": None}, 200), ({"id": 7}, 400), ({"parameters": ""}, 400), ({"outputs": False}, 422)):
+        assert infer(service, predictor.package.name, good | part).status_code == status, part
+
+
 def test_header_length_that_is_none_is_a_400(service: Service, predictor: PackagePredictor) -> None:  # noqa: F811
     for length in ("-1", "9999", "x", "1e3", ""):
         answer = infer(service, predictor.package.name, tensor([1]), b"", **{"inference-header-content-length": length})

@@ -158,7 +158,7 @@ def test_probes_and_metrics_need_no_key_and_prediction_does(service: Service, di
     assert service.request("POST", "/v1/predict", content=digits[0], headers=bearer).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/predict/", "/V1/PREDICT", "/docs.json", "/schema.json", "/static_content/x", "/a/../b", "/%00"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/predict/", "/V1/PREDICT", "/docs.json", "/docs/", "/schema.json/", "/assets/x", "/a/../b", "/%00"])
 @pytest.mark.parametrize("key", [True, False])
 def test_unknown_path_is_404_with_or_without_a_key(service: Service, path: str, key: bool) -> None:
     error_of(service.request("GET", path, key=service.key if key else None), 404, "not_found")
@@ -215,6 +215,22 @@ def test_too_many_images_are_refused(service: Service, digits: list[bytes]) -> N
 
 def test_text_fields_of_a_form_are_no_images(service: Service) -> None:
     error_of(service.request("POST", "/v1/predict", key=service.key, files=[("path", (None, "/etc/passwd"))]), 400, "bad_input")
+
+
+def test_form_may_say_how_many_labels_and_nothing_else(service: Service, digits: list[bytes]) -> None:
+    file = ("file", ("a.png", digits[0], "image/png"))
+    answer = service.request("POST", "/v1/predict?top_k=9", key=service.key, files=[file, ("top_k", (None, "2"))])
+    assert len(answer.json()["predictions"][0]["labels"]) == 2
+    error_of(service.request("POST", "/v1/predict", key=service.key, files=[file, ("top_k", (None, "two"))]), 400, "bad_input")
+    error = error_of(service.request("POST", "/v1/predict", key=service.key, files=[file, ("url", (None, "http://a/b.png"))]), 400, "bad_input")
+    assert "url" in error["message"]
+
+
+def test_form_that_breaks_off_is_refused_rather_than_answered_in_part(service: Service, digits: list[bytes]) -> None:
+    parts = [b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + image + b"\r\n" for image in digits[:2]]
+    kind = "multipart/form-data; boundary=b"
+    assert len(service.predict(b"".join(parts) + b"--b--\r\n", kind).json()["predictions"]) == 2
+    assert "breaks off" in error_of(service.predict(b"".join(parts)[:-20], kind), 400, "bad_input")["message"]
 
 
 def test_compressed_body_is_refused(service: Service, digits: list[bytes]) -> None:

@@ -1,0 +1,63 @@
+"""What a browser sees: a page to try the model, and the interface described for people and programs. Made once, at start.
+
+A page is one file: its style and script stand inside it and nowhere else is anything loaded from, which its Content-Security-Policy holds it to.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import Response
+
+from serve.headers import NO_CONTENT_POLICY
+from serve.inputs import DEFAULT_LABELS, MOST_LABELS
+from serve.pages.openapi import openapi
+from serve.routes import DOCS, OPENAPI, PAGE, PREDICT
+from serve.settings import ServeSettings
+
+FOLDER = Path(__file__).parent
+
+
+class Pages:
+    """The answers, by path."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        described = openapi(settings)
+        style, script = _asset("page.css"), _asset("page.js")
+        values = {"auth": settings.auth, "labels": DEFAULT_LABELS, "most_labels": MOST_LABELS}
+        page = _render("page.html.j2", style=style, script=script, docs=DOCS[1:], predict=PREDICT[1:], **values)
+        docs = _render("docs.html.j2", style=style, api=described, source=OPENAPI[1:])
+        policy = f"style-src {_hash(style)}; img-src blob: data:"
+        self._answers = {
+            PAGE: (page, "text/html", f"{NO_CONTENT_POLICY}; {policy}; script-src {_hash(script)}; connect-src 'self'; {TRUSTED}"),
+            DOCS: (docs, "text/html", f"{NO_CONTENT_POLICY}; {policy}"),
+            OPENAPI: (orjson.dumps(described), "application/json", NO_CONTENT_POLICY),
+        }
+
+    def response(self, route: str) -> Response:
+        """Give the answer for a route of `serve.routes.PAGES`."""
+        content, kind, policy = self._answers[route]
+        return Response(content, media_type=kind, headers={"content-security-policy": policy})
+
+
+TRUSTED = "require-trusted-types-for 'script'; trusted-types 'none'"
+"""No text may become markup or a program, even by a slip of ours."""
+
+
+def _asset(name: str) -> Markup:
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _render(template: str, **values: object) -> str:
+    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["json"] = lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    return environment.get_template(template).render(**values)

@@ -1,0 +1,166 @@
+"""The interface as OpenAPI 3.1, made from the service's own routes and settings: a route that is not described here is an error at start."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fmx.tasks.image_classification import ImageClassification
+from serve import metrics
+from serve.inputs import DEFAULT_LABELS
+from serve.oip import HEADER_LENGTH
+from serve.pages.schemas import COUNT, FILE, PICTURE, TEXT, TOP_K, Schema, components, ref
+from serve.routes import AUTOSCALE, CLIENT_SCHEMA, DOCS, OPENAPI, PAGE, PREDICT, RELOAD, SCOPES, open_routes
+from serve.settings import ServeSettings
+
+Described = dict[str, Any]
+
+REFUSALS = {
+    400: "The request or its input cannot be read.",
+    401: "No key, or one that is not known, revoked or past its end.",
+    403: "The key is for something else.",
+    404: "There is no such model or version here.",
+    408: "The body came too slowly.",
+    409: "A worker refused the package, and serves on what it served.",
+    413: "Too many bytes, pixels or images.",
+    415: "The content type or a compressed body is not taken.",
+    422: "A tensor of another name, type or shape.",
+    429: "The queue is full, or a limit of the caller's own is used up.",
+    503: "Not ready.",
+    504: "The answer would have come too late.",
+}
+"""Statuses of errors, and what they mean."""
+OF_ANY_CALLER = (401, 403, 413, 415, 429, 503)
+OF_A_BODY = (400, 408, 504)
+
+ABOUT = """Classifies images. Keys go into the header Authorization, as Bearer KEY, or into X-API-Key.
+An unknown path is answered 404, another method 405 with Allow, in the form of every other error. Every answer names its request in X-Request-ID,
+which is the caller's own where they sent one of at most 64 letters, digits, dots, dashes and underscores."""
+
+
+def openapi(settings: ServeSettings) -> Described:
+    """Describe the service under these settings."""
+    described = _operations(settings)
+    paths: Described = {}
+    for route, methods in open_routes(settings).items():
+        paths[route] = {**_path_parameters(route), **{method.lower(): described[route] for method in methods}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "fmx", "version": version("fmx-toolkit"), "description": ABOUT},
+        "paths": paths,
+        "components": {"schemas": components(settings), "headers": HEADERS, **_security_schemes(settings)},
+    }
+
+
+HEADERS: Described = {
+    "X-Request-ID": {"description": "Names the request in logs and errors.", "schema": TEXT},
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    "RateLimit": {"description": "Where the caller stands with each limit.", "schema": TEXT},
+    "RateLimit-Policy": {"description": "The caller's limits.", "schema": TEXT},
+    "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"const": "Bearer"}},
+    "Inference-Header-Content-Length": {"description": "Length of the JSON before the binary tensors.", "schema": COUNT},
+}
+
+
+def _security_schemes(settings: ServeSettings) -> Described:
+    if settings.auth == "off" and settings.metrics_token is None:
+        return {}
+    bearer = {"type": "http", "scheme": "bearer", "description": "A key, or a signed token where an identity provider is configured."}
+    return {"securitySchemes": {"bearer": bearer, "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}}
+
+
+def _operations(settings: ServeSettings) -> dict[str, Described]:
+    described = {**_probes(settings), **_pages(), **_callers(), **_protocol()}
+    for route, operation in described.items():
+        is_guarded = settings.metrics_token is not None if route == "/metrics" else route in SCOPES and settings.auth == "on"
+        operation["security"] = [{"bearer": []}, {"key": []}] if is_guarded else []
+    return described
+
+
+def _probes(settings: ServeSettings) -> dict[str, Described]:
+    live = _operation("probes", "Whether the process lives", _answers("State"))
+    ready = _operation("probes", "Whether new traffic should come", _answers("State"), 503)
+    text = {200: _answer("Prometheus' text format, summed over the workers.", {metrics.CONTENT_TYPE: {"schema": TEXT}})}
+    scrape = _operation("probes", "Metrics", text, *((401,) if settings.metrics_token is not None else ()))
+    protocol = {"is_protocol": True}
+    return {
+        "/livez": live,
+        "/readyz": ready,
+        "/metrics": scrape,
+        "/v2/health/live": _operation("open inference protocol", "Whether the process lives", _answers("State"), **protocol),
+        "/v2/health/ready": _operation("open inference protocol", "Whether new traffic should come", _answers("State"), 503, **protocol),
+    }
+
+
+def _pages() -> dict[str, Described]:
+    html = {200: _answer("The page.", {"text/html; charset=utf-8": {"schema": TEXT}})}
+    itself = {200: _answer("OpenAPI 3.1.", {"application/json": {"schema": {"type": "object", "required": ["openapi", "info", "paths"]}}})}
+    return {
+        PAGE: _operation("pages", "A page to try the model", html),
+        DOCS: _operation("pages", "This interface, to read", html),
+        OPENAPI: _operation("pages", "This interface, for programs", itself),
+    }
+
+
+def _callers() -> dict[str, Described]:
+    labels = {**TOP_K, "default": DEFAULT_LABELS}
+    top_k = {"name": "top_k", "in": "query", "description": "Labels an image; a body's own goes before it.", "schema": labels}
+    body = {
+        **{kind: {"schema": FILE} for kind in ImageClassification.content_types},
+        "multipart/form-data": {"schema": ref("Files")},
+        "application/json": {"schema": ref("Images"), "example": {"image": PICTURE, "top_k": 3}},
+    }
+    about = "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched."
+    predict = _operation("prediction", "Predict labels for images", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
+    load = _operation("prediction", "Offered load, capacity, and how many replicas that wants", _answers("Load"), *OF_ANY_CALLER)
+    client = _operation("prediction", "What BentoML's clients read first", _answers("ClientSchema"), *OF_ANY_CALLER)
+    wish = {"required": False, "content": {"application/json": {"schema": ref("Wish"), "example": {"to": "current"}}}}
+    reported = {202: _answer("Not all workers have seen to it yet.", {"application/json": {"schema": ref("Reports")}}, 202)}
+    reload = _operation("administration", "Have every worker open the package anew", _answers("Reports") | reported, *OF_ANY_CALLER, *OF_A_BODY, 409)
+    return {
+        RELOAD: {**reload, "description": "Wants a key for admin.", "requestBody": wish},
+        PREDICT: {**predict, "description": about, "parameters": [top_k], "requestBody": {"required": True, "content": body}},
+        AUTOSCALE: load,
+        CLIENT_SCHEMA: client,
+    }
+
+
+def _protocol() -> dict[str, Described]:
+    header = {"name": HEADER_LENGTH, "in": "header", **HEADERS["Inference-Header-Content-Length"]}
+    example = {"inputs": [{"name": ImageClassification.input_name, "datatype": "BYTES", "shape": [1], "data": [PICTURE]}]}
+    content = {"application/json": {"schema": ref("InferRequest"), "example": example}, "application/octet-stream": {"schema": FILE}}
+    answers = {200: _answer("The outputs.", {"application/json": {"schema": ref("InferAnswer")}, "application/octet-stream": {"schema": FILE}})}
+    tag, described = "open inference protocol", {}
+    described["/v2"] = _operation(tag, "The server", _answers("Server"), *OF_ANY_CALLER, is_protocol=True)
+    for route in (route for route in SCOPES if route.startswith("/v2/")):
+        if route.endswith("/infer"):
+            infer = _operation(tag, "Run the model", answers, *OF_ANY_CALLER, *OF_A_BODY, 404, 422, is_protocol=True)
+            described[route] = {**infer, "parameters": [header], "requestBody": {"required": True, "content": content}}
+        elif route.endswith("/ready"):
+            described[route] = _operation(tag, "Whether the model is ready", _answers("ModelReady"), *OF_ANY_CALLER, 404, is_protocol=True)
+        else:
+            described[route] = _operation(tag, "What the model takes and gives", _answers("ModelMetadata"), *OF_ANY_CALLER, 404, is_protocol=True)
+    return described
+
+
+def _path_parameters(route: str) -> Described:
+    names = [name for name in ("name", "version") if f"{{{name}}}" in route]
+    return {"parameters": [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in names]} if names else {}
+
+
+def _operation(tag: str, summary: str, answers: dict[int, Described], *refusals: int, is_protocol: bool = False) -> Described:
+    shape = "ProtocolError" if is_protocol else "Error"
+    refused = {status: _answer(REFUSALS[status], {"application/json": {"schema": ref(shape)}}, status) for status in refusals}
+    return {"tags": [tag], "summary": summary, "responses": {str(status): answer for status, answer in sorted({**answers, **refused}.items())}}
+
+
+def _answers(schema: str) -> dict[int, Described]:
+    return {200: _answer("The answer.", {"application/json": {"schema": ref(schema)}})}
+
+
+def _answer(description: str, content: dict[str, Schema], status: int = 200) -> Described:
+    names = ["X-Request-ID"]
+    if status in (200, 202, 429):
+        names += ["RateLimit", "RateLimit-Policy"]
+    names += {401: ["WWW-Authenticate"], 429: ["Retry-After"]}.get(status, [])
+    return {"description": description, "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}, "content": content}

@@ -1,0 +1,150 @@
+"use strict";
+// The picture and the key stay in this page's variables and fields: nothing is written to any storage.
+
+const byId = (id) => document.getElementById(id);
+const form = byId("form"), key = byId("key"), file = byId("file"), topK = byId("top"), drop = byId("drop"), preview = byId("preview");
+const needsKey = document.body.dataset.auth === "on";
+const address = new URL(document.body.dataset.predict, document.baseURI);
+let picture = null, asked = 0;
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+function showError(lines) {
+  say("");
+  byId("answer").hidden = true;
+  byId("error").replaceChildren(...lines.filter(Boolean).map((line) => {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = line;
+    return paragraph;
+  }));
+}
+
+function take(chosen) {
+  if (!chosen) return;
+  picture = chosen;
+  if (preview.src) URL.revokeObjectURL(preview.src);
+  preview.src = URL.createObjectURL(chosen);
+  preview.hidden = false;
+  predict();
+}
+
+function shellQuoted(text) {
+  return "'" + text.replaceAll("'", "'\\''") + "'";
+}
+
+function curlCommand(url) {
+  // A part's name is read by curl itself: inside its quotes a backslash and a quote are written with one more backslash.
+  const path = picture.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
+  const lines = ["curl", ...(needsKey ? ['-H "Authorization: Bearer $KEY"'] : []), "-F " + shellQuoted('file=@"' + path + '"'), shellQuoted(url)];
+  return lines.join(" \\\n  ");
+}
+
+function row(item) {
+  const line = document.createElement("tr"), label = document.createElement("th"), bar = document.createElement("td"), share = document.createElement("td");
+  const filled = document.createElement("div");
+  label.scope = "row";
+  label.textContent = item.label;
+  filled.className = "bar";
+  filled.style.width = 100 * item.score + "%";
+  bar.setAttribute("aria-hidden", "true");
+  bar.append(filled);
+  share.className = "figure";
+  share.textContent = (100 * item.score).toFixed(2) + " %";
+  line.append(label, bar, share);
+  return line;
+}
+
+function showAnswer(answer, milliseconds) {
+  const labels = answer.predictions[0].labels;
+  byId("error").replaceChildren();
+  byId("labels").replaceChildren(...labels.map(row));
+  byId("time").textContent = milliseconds.toFixed(0) + " ms, from sending to the whole answer";
+  byId("model").textContent = answer.model.name;
+  byId("version").textContent = answer.model.version;
+  byId("variant").textContent = answer.model.variant;
+  byId("request").textContent = answer.request_id;
+  byId("answer").hidden = false;
+  say(labels[0].label + ", " + (100 * labels[0].score).toFixed(2) + " %, answered in " + milliseconds.toFixed(0) + " ms.");
+}
+
+async function refusal(response) {
+  const id = response.headers.get("x-request-id");
+  let fault = {};
+  try {
+    fault = (await response.json()).error ?? {};
+  } catch {
+    // Somebody between this page and the service answered, in words of their own.
+  }
+  return [(fault.message ?? "The service answered without saying why.") + " (" + response.status + ")", fault.hint, id && "Request id: " + id];
+}
+
+async function predict() {
+  if (!picture) {
+    showError(["Choose a picture first."]);
+    file.focus();
+    return;
+  }
+  if (!topK.reportValidity()) return;
+  const url = new URL(address);
+  url.searchParams.set("top_k", topK.value);
+  byId("curl").textContent = curlCommand(url.href);
+  byId("command").hidden = false;
+  if (needsKey && !key.value) {
+    showError(["Enter the key, then press Predict."]);
+    key.focus();
+    return;
+  }
+  const body = new FormData();
+  body.append("file", picture, picture.name);
+  byId("error").replaceChildren();
+  say("Asking.");
+  const mine = ++asked; // of several pictures in a row the last one's answer is shown
+  const started = performance.now();
+  try {
+    const headers = needsKey ? { Authorization: "Bearer " + key.value.trim() } : {};
+    const response = await fetch(url, { method: "POST", headers, body, credentials: "omit", cache: "no-store", redirect: "error" });
+    if (response.ok) {
+      const answer = await response.json();
+      if (mine === asked) showAnswer(answer, performance.now() - started);
+    } else {
+      const lines = await refusal(response);
+      if (mine === asked) showError(lines);
+    }
+  } catch {
+    if (mine === asked) showError(["The service did not answer.", "Does it run, and does the key hold nothing but letters, digits and signs?"]);
+  }
+}
+
+async function copyCommand() {
+  const text = byId("curl");
+  getSelection().selectAllChildren(text);
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    say("The command was copied.");
+  } catch {
+    say("The command is selected: copy it from there."); // browsers give pages without TLS no clipboard
+  }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  predict();
+});
+file.addEventListener("change", () => take(file.files[0]));
+document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  drop.classList.add("over");
+});
+document.addEventListener("dragleave", () => drop.classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault(); // or the browser would leave for the file
+  drop.classList.remove("over");
+  take(event.dataTransfer.files[0]);
+});
+byId("copy").addEventListener("click", copyCommand);
+preview.addEventListener("error", () => { preview.hidden = true; });

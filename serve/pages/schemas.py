@@ -1,0 +1,120 @@
+"""JSON Schemas (2020-12) of what the service takes and answers, as serve/inputs.py, serve/oip.py and serve/app.py read and write it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from fmx.tasks.image_classification import ImageClassification
+from serve.crew import Direction
+from serve.inputs import MOST_LABELS
+from serve.oip import MOST_AXES, OUTPUTS
+from serve.settings import ServeSettings
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+SCORE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+FILE: Schema = {"type": "string", "format": "binary"}
+BASE64: Schema = {"type": "string", "format": "byte", "contentEncoding": "base64", "minLength": 1}
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
+"""A grey square of 8 x 8 pixels, for examples."""
+TOP_K: Schema = {"type": "integer", "minimum": 1, "maximum": MOST_LABELS}
+
+
+def ref(name: str) -> Schema:
+    """Refer to a schema by its name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def components(settings: ServeSettings) -> dict[str, Schema]:
+    """Give every named schema."""
+    return {
+        "Error": _object({"error": ref("ErrorDetail")}),
+        "ErrorDetail": _object({"code": TEXT, "message": TEXT, "hint": TEXT, "request_id": TEXT}),
+        "ProtocolError": _object({"error": TEXT}),
+        "State": _object({"status": {"enum": ["live", "ready"]}}),
+        **_prediction(settings.max_images),
+        **_operation_of_the_service(),
+        **_protocol(settings.max_images),
+    }
+
+
+def _object(properties: dict[str, Schema], *optional: str, **more: Any) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False, **more}
+
+
+def _array(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
+
+
+def _prediction(most_images: int) -> dict[str, Schema]:
+    images = {"image": BASE64, "images": _array(BASE64, minItems=1, maxItems=most_images), "top_k": {**TOP_K, "type": ["integer", "null"]}}
+    return {
+        "Images": _object(images, *images, oneOf=[{"required": ["image"]}, {"required": ["images"]}]),
+        "Files": _object({"file": _array(FILE, minItems=1, maxItems=most_images), "top_k": TOP_K}, "top_k"),
+        "Predictions": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(ref("Prediction"))}),
+        "Model": _object({"name": TEXT, "version": TEXT, "variant": TEXT}),
+        "Prediction": _object({"labels": _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)}),
+    }
+
+
+def _operation_of_the_service() -> dict[str, Schema]:
+    rate: Schema = {"type": "number", "minimum": 0}
+    capacity = {**_object({"requests_per_second": rate, "slo_p99_ms": rate, "measured": TEXT}), "type": ["object", "null"]}
+    properties = {
+        "offered_per_second": rate,
+        "capacity": capacity,
+        "utilisation": {**rate, "type": ["number", "null"]},
+        "suggested_replicas": {**COUNT, "type": ["integer", "null"]},
+        "target_per_second": rate,
+        "hint": TEXT,
+    }
+    report = {"generation": COUNT, "name": TEXT, "version": TEXT, "variant": TEXT, "digest": TEXT, "error": TEXT}
+    return {
+        "Wish": _object({"to": {"enum": list(get_args(Direction)), "default": "current"}}, "to"),
+        "Reports": _object({"workers": _array(_object(report))}),
+        "Load": _object(properties, "target_per_second", "hint"),
+        "ClientSchema": {"type": "object", "properties": {"name": TEXT, "type": TEXT, "routes": _array({"type": "object"})}, "required": ["routes"]},
+    }
+
+
+def _protocol(most_images: int) -> dict[str, Schema]:
+    """Give the Open Inference Protocol's, which is open by design: what it does not name is passed over."""
+    sizes = _array(COUNT, minItems=1, maxItems=MOST_AXES, prefixItems=[{"type": "integer", "minimum": 1, "maximum": most_images}])
+    output_names: Schema = {"enum": list(OUTPUTS)}
+    parameters: Schema = {"type": ["object", "null"]}
+    wanted = _object({"name": output_names, "parameters": parameters}, "parameters", additionalProperties=True)
+    request: dict[str, Schema] = {
+        "id": {"type": ["string", "null"]},
+        "inputs": _array(ref("InferInput"), minItems=1, maxItems=1),
+        "outputs": {**_array(wanted), "type": ["array", "null"]},
+        "parameters": parameters,
+    }
+    tensor: dict[str, Schema] = {
+        "name": {"const": ImageClassification.input_name},
+        "datatype": {"enum": ["UINT8", "BYTES"]},
+        "shape": sizes,
+        "data": _array({}),
+        "parameters": parameters,
+    }
+    kinds: Schema = {"enum": ["FP32", "BYTES"]}
+    given: dict[str, Schema] = {"name": output_names, "datatype": kinds, "shape": _array(COUNT), "data": _array({}), "parameters": parameters}
+    answer: dict[str, Schema] = {"model_name": TEXT, "model_version": TEXT, "id": TEXT, "outputs": _array(_object(given, "data", "parameters"))}
+    return {
+        "InferRequest": _object(request, "id", "outputs", "parameters", additionalProperties=True),
+        "InferInput": _object(tensor, "data", "parameters", additionalProperties=True),
+        "InferAnswer": _object(answer, "id"),
+        **_descriptions(),
+    }
+
+
+def _descriptions() -> dict[str, Schema]:
+    tensor = _object({"name": TEXT, "datatype": TEXT, "shape": _array({"type": "integer", "minimum": -1})})
+    about = {"name": TEXT, "versions": _array(TEXT), "platform": TEXT, "inputs": _array(tensor), "outputs": _array(tensor)}
+    return {
+        "Server": _object({"name": TEXT, "version": TEXT, "extensions": _array(TEXT)}),
+        "ModelMetadata": _object({**about, "parameters": {"type": "object", "additionalProperties": TEXT}}),
+        "ModelReady": _object({"name": TEXT, "ready": {"type": "boolean"}}),
+    }
