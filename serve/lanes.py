@@ -26,6 +26,8 @@ MEASURE_SECONDS = 0.06
 """Of one way of running rows."""
 WORTHWHILE = 1.05
 """A second session must be so much faster for a lone row, and a batch for many."""
+SPARE = 1
+"""Threads beyond the CPUs, on a CPU: one decodes while the others run; no more run than there are CPUs."""
 CPU_BATCHES = (4,)
 """Larger ones gain next to nothing on a CPU, and hold 8 MB a row of ResNet-18 in each thread."""
 GPU_BATCHES = (8, 16, 32, 64)
@@ -99,7 +101,7 @@ def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: 
     words += f"; many on {settings.worker_threads} x 1: {measured}; batches up to {batch_rows}"
     run_alone = whole.run if whole is not None else None
     threads = settings.worker_threads
-    return Opened(single, Lanes(single.run, threads, run_alone, threads, batch_rows, batch_rows, threads / max(rates.values())), words)
+    return Opened(single, Lanes(single.run, threads, run_alone, threads + SPARE, batch_rows, batch_rows, threads / max(rates.values())), words)
 
 
 def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.app import PREDICT
 from serve.deploy.plan import Plan
-from serve.guard import PROBES
+from serve.routes import PREDICT, PROBES
 
 WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 """Of the burn rates."""
