@@ -43,6 +43,8 @@ WARM_SECONDS = 2.0
 RATES = (0.5, 0.8)
 """Of the limit in process, in requests a second, for open loops."""
 OVERLOAD = 2.0
+OBJECTIVE_MS = 200
+"""What fmx is told, as `fmx capacity` would tell it; no peer has such a setting."""
 SCORE_TOLERANCE = 1e-3
 
 
@@ -115,11 +117,12 @@ def fmx_as_it_comes(folder: Path, variant: str, home: Path) -> Fmx:
         "FMX_VARIANT": variant,
         "FMX_KEYS_FILE": str(keys),
         "FMX_AUDIT_FILE": "{home}/audit.jsonl",
+        "FMX_OBJECTIVE_MS": str(OBJECTIVE_MS),
         "BENTOML_HOME": "{home}",
         "BENTOML_DO_NOT_TRACK": "True",
     }
     command = ("{python}", "-m", "bentoml", "serve", "serve.service:FmxService", "--host", "127.0.0.1", "--port", "{port}")
-    settings = "as it comes: keys, access log, audit log, drift"
+    settings = f"as it comes: keys, access log, audit log, drift; an objective of {OBJECTIVE_MS} ms"
     return Fmx("", command, settings, variables, path="/v1/predict", ready="/readyz", key=key)
 
 

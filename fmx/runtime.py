@@ -23,7 +23,7 @@ def open_session(
         model: a file, or a serialised model.
         threads: threads inside one operator.
         device: `cpu` or `cuda`; a device that is asked for and not there is an error, never a silent fall-back.
-        spinning: let idle threads spin; faster alone, slower where cores are shared.
+        spinning: let threads spin between two operators of a run; faster alone, slower where cores are shared. None spins after a run.
         exact: never saturate in int8 products, as a CPU with VNNI does not, also where this one would; slower there.
         cuda_graph: launch the kernels of a shape as one graph; for `fmx.gpu.GpuRunner`, whose buffers stay, and for models that run on the GPU whole.
 
@@ -50,6 +50,7 @@ def open_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     given = {**gpu.PROVIDER_OPTIONS, "enable_cuda_graph": str(int(cuda_graph))} if device == "cuda" else {}

@@ -64,7 +64,8 @@ def open_lanes(package: Package, settings: ServeSettings, like: Opened | None = 
     threads = settings.worker_threads
 
     def opened(threads_inside: int) -> PackagePredictor:
-        return PackagePredictor(package, variant, threads=threads_inside, device=device)
+        spinning = threads_inside > 1 and settings.workers == 1  # only then are the cores ours while a row is alone
+        return PackagePredictor(package, variant, threads=threads_inside, device=device, spinning=spinning)
 
     if device != "cpu":
         return _on_gpu(opened(1), settings)

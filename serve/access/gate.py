@@ -6,15 +6,18 @@ import asyncio
 import hmac
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from serve import metrics
 from serve.access.caller import Caller
 from serve.access.keyring import KeyRing
 from serve.access.keys import SCOPES, Key, read_rate
 from serve.access.limits import Limiter, Standing, quota_a_day
-from serve.access.tokens import TokenVerifier
 from serve.errors import ForbiddenError, UnauthorisedError
 from serve.settings import ServeSettings, key_path
+
+if TYPE_CHECKING:
+    from serve.access.tokens import TokenVerifier
 
 ANYBODY = Caller(id="anybody", name="", scopes=frozenset(SCOPES) - {"admin"})
 """With `FMX_AUTH=off`, where whoever stands in front of the service checks callers: nobody is an administrator."""
@@ -74,7 +77,7 @@ class Gate:
     async def _identify(self, text: str) -> Caller:
         if not text:
             raise UnauthorisedError("A key is needed.", hint="Send the header 'Authorization: Bearer KEY'. fmx keys create NAME makes one.")
-        if self._tokens is not None and TokenVerifier.looks_like_token(text):
+        if self._tokens is not None and self._tokens.looks_like_token(text):
             return await asyncio.to_thread(self._tokens.verify, text)
         key = self._keys.identify(text) if self._keys is not None else None
         if key is None:
@@ -92,6 +95,8 @@ def token_verifier(settings: ServeSettings) -> TokenVerifier | None:
     """Open the keys of signed tokens where they are configured. Raises: `SurroundingsError`."""
     if settings.jwt_jwks is None:
         return None
+    from serve.access.tokens import TokenVerifier  # its libraries take 9 MB in every process
+
     return TokenVerifier(settings.jwt_jwks, issuer=settings.jwt_issuer, audience=settings.jwt_audience, leeway_s=settings.jwt_leeway_seconds)
 
 

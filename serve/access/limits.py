@@ -10,17 +10,18 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limits import RateLimitItem, RateLimitItemPerDay
-from limits.aio import strategies as shared
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
-from redis.asyncio import ConnectionPool
 
 from serve import metrics
 from serve.access.caller import Caller
 from serve.errors import OverQuotaError
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 STORE_SECONDS = 0.25
 """How long a request waits for Redis before it is counted here."""
@@ -57,8 +58,12 @@ class Limiter:
         self._shared: dict[str, Any] = {}
         self._is_apart = False
         self._ask_again_at = 0.0
-        self._pool = ConnectionPool.from_url(redis_url, socket_connect_timeout=STORE_SECONDS) if redis_url else None
+        self._pool: ConnectionPool | None = None
         if redis_url:
+            from limits.aio import strategies as shared
+            from redis.asyncio import ConnectionPool  # it takes 8 MB in every process
+
+            self._pool = ConnectionPool.from_url(redis_url, socket_connect_timeout=STORE_SECONDS)
             options: dict[str, Any] = {"implementation": "redispy", "key_prefix": "fmx", "connection_pool": self._pool}
             store: Any = storage_from_string(f"async+{redis_url}", **options)
             self._shared = {"rate": shared.SlidingWindowCounterRateLimiter(store), "quota": shared.FixedWindowRateLimiter(store)}
