@@ -31,7 +31,7 @@ from fmx.package import load_package
 from fmx.predictor import PackagePredictor
 from serve.scaling.replica import replica_of
 
-BATCHES = (1, 8, 32, 64)
+BATCHES = (1, 4, 16, 64)
 CALLERS = (1, 16, 64, 128)
 SECONDS = 4.0
 
@@ -40,8 +40,13 @@ def main() -> None:
     """Measure, and write what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("packages", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--way", choices=WAYS, help="time this way alone")
+    parser.add_argument("--variant", default="fp16")
     given = parser.parse_args()
+    if given.way:
+        print(json.dumps(times_of_way(given.packages[0], given.variant, given.way)))
+        return
     gpu = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True, check=False)
     results: dict[str, Any] = {
         "date": host.now(),
@@ -63,30 +68,50 @@ def main() -> None:
     given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
+WAYS = ("plain calls", "bound buffers", "bound buffers, one graph")
+
+
 def times_of(folder: Path) -> dict[str, Any]:
-    """Time batches on the GPU in three ways, and on the CPU: medians in milliseconds."""
-    package = load_package(folder)
-    found: dict[str, Any] = {"ms": {}}
-    for variant in (variant for variant in package.manifest.variants if variant.name in ("fp16", "fp32")):
-        started = time.perf_counter()
-        predictor = PackagePredictor.open(folder, variant=variant.name, device="cuda")
-        found[f"{variant.name} golden rows differ by"] = predictor.replay_golden_rows()
-        found[f"{variant.name} opened and replayed, s"] = round(time.perf_counter() - started, 2)
-        plain = partial(run_plainly, runtime.open_session(folder / variant.file, threads=1, device="cuda"), predictor.task.input_name)
-        bound = PackagePredictor.open(folder, variant=variant.name, device="cuda")
-        bound._on_gpu._session = runtime.open_session(folder / variant.file, threads=1, device="cuda")  # type: ignore[union-attr]
-        rows = np.random.default_rng(0).integers(0, 256, (max(BATCHES), *predictor.task.row_shape), dtype=np.uint8)
-        times: dict[str, dict[int, float]] = {"plain calls": {}, "bound buffers": {}, "bound buffers, one graph": {}}
-        for batch in BATCHES:
-            part = rows[:batch]
-            difference = float(np.abs(predictor.run(part) - plain(part)).max())
-            found["largest difference of the ways"] = max(difference, found.get("largest difference of the ways", 0.0))
-            for way, run in (("plain calls", plain), ("bound buffers", bound.run), ("bound buffers, one graph", predictor.run)):
-                times[way][batch] = median_ms(run, part)
-        found["ms"][variant.name] = times
+    """Time batches on the GPU in three ways, each in a process of its own, for a GPU that stumbles takes its process with it; and on the CPUs."""
+    found: dict[str, Any] = {}
+    for variant in ("fp16", "fp32"):
+        for way in WAYS:
+            command = [sys.executable, "-m", "benchmarks.serve_gpu", str(folder), "--way", way, "--variant", variant]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            lines = done.stdout.strip().splitlines()
+            found[f"{variant}, {way}"] = json.loads(lines[-1]) if done.returncode == 0 and lines else f"failed: {done.stderr.strip()[-300:]}"
+            print(folder.name, variant, way, found[f"{variant}, {way}"], flush=True)
     on_cpu = PackagePredictor.open(folder, variant="fp32", device="cpu")
-    found["ms"]["fp32 on the CPUs"] = {"plain calls": {batch: median_ms(on_cpu.run, rows[:batch], 5) for batch in BATCHES[:2]}}
+    rows = some_rows(on_cpu)
+    found["fp32, on the CPUs"] = {"ms": {batch: median_ms(on_cpu.run, rows[:batch], 5) for batch in BATCHES[:2]}}
     return found
+
+
+def times_of_way(folder: Path, variant: str, way: str) -> dict[str, Any]:
+    """Time one way: medians in milliseconds."""
+    started = time.perf_counter()
+    predictor = PackagePredictor.open(folder, variant=variant, device="cuda")
+    runner = predictor._on_gpu
+    assert runner is not None
+    if way == WAYS[2]:
+        runner._session = runtime.open_session(folder / predictor.variant.file, threads=1, device="cuda", cuda_graph=True)
+    difference = predictor.replay_golden_rows()
+    opened_s = time.perf_counter() - started
+    run = partial(run_plainly, runner._session, predictor.task.input_name) if way == WAYS[0] else predictor.run
+    rows = some_rows(predictor)
+    times, first = {}, {}
+    for batch in BATCHES:
+        started = time.perf_counter()
+        run(rows[:batch])
+        first[batch] = round(time.perf_counter() - started, 2)
+        times[batch] = median_ms(run, rows[:batch])
+    predictor.replay_golden_rows()
+    return {"golden rows differ by": difference, "opened and replayed, s": round(opened_s, 2), "first call, s": first, "ms": times}
+
+
+def some_rows(predictor: PackagePredictor) -> np.ndarray:
+    """Make rows for the largest batch."""
+    return np.random.default_rng(0).integers(0, 256, (max(BATCHES), *predictor.task.row_shape), dtype=np.uint8)
 
 
 def run_plainly(session: Any, name: str, rows: np.ndarray) -> Any:

@@ -1,7 +1,7 @@
-"""A session on a CUDA GPU, used with buffers that stay: batches of a few sizes, copied from pinned memory, their kernels launched as one graph.
+"""A session on a CUDA GPU, used with buffers that stay: batches of a few sizes, copied from pinned memory.
 
-Small networks spend more time on launching kernels than in them; a CUDA graph launches all at once, and wants the same shapes at the same
-addresses each time. So a batch is padded to the next size, and each size has its buffers.
+cuDNN plans each layer anew for a shape that it has not seen, which takes seconds: so a batch is padded to one of a few sizes, all of which are
+run when a package is opened. CUDA graphs, which launch all kernels at once, want the same shapes at the same addresses too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnxruntime
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (1, 4, 16, 64)
 """Rows that a batch is padded to; what is longer runs in parts."""
 PROVIDER_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 """The exhaustive search of the default costs hundreds of milliseconds for each new shape; TF32 would make fp32 another model than was measured."""

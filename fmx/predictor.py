@@ -53,10 +53,7 @@ class Predictor:
             self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
 
     def _open_on_gpu(self, model: Path | bytes, threads: int) -> tuple[onnxruntime.InferenceSession, GpuRunner]:
-        try:
-            session = runtime.open_session(model, threads=threads, device="cuda", cuda_graph=True)
-        except PackageError:  # a part of it runs on the CPU, and cannot be in a graph
-            session = runtime.open_session(model, threads=threads, device="cuda")
+        session = runtime.open_session(model, threads=threads, device="cuda")
         return session, GpuRunner(session, self.task.input_name, self.contract.output.name, self.task.row_shape, len(self.contract.labels))
 
     def run(self, rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from threading import Barrier, Thread
 import numpy as np
 
 from fmx.contract import Variant
+from fmx.gpu import SIZES
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from fmx.runtime import choose_device
@@ -30,7 +31,6 @@ SPARE = 1
 """Threads beyond the CPUs, on a CPU: one decodes while the others run; no more run than there are CPUs."""
 CPU_BATCHES = (4,)
 """Larger ones gain next to nothing on a CPU, and hold 8 MB a row of ResNet-18 in each thread."""
-GPU_BATCHES = (8, 16, 32, 64)
 GPU_BATCH_SECONDS = 0.05
 """No batch that takes longer is formed on a GPU: whoever comes next waits for it."""
 GPU_SLOTS = 2
@@ -109,12 +109,11 @@ def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:
     row = _a_row(predictor)
     taken = _seconds_a_call(predictor.run, row)
     chosen, words = 1, f"a lone row {1e3 * taken:.2f} ms"
-    for rows in GPU_BATCHES:
+    for rows in SIZES[1:]:
         seconds = _seconds_a_call(predictor.run, np.repeat(row, rows, axis=0))
         words += f", {rows} in {1e3 * seconds:.2f}"
-        if seconds > GPU_BATCH_SECONDS:
-            break
-        chosen, taken = rows, seconds
+        if seconds <= GPU_BATCH_SECONDS:
+            chosen, taken = rows, seconds
     batch_rows = settings.batch_rows or chosen
     lanes = Lanes(predictor.run, GPU_SLOTS, None, max(2, settings.worker_threads), batch_rows, 1, GPU_SLOTS * taken / chosen)
     return Opened(predictor, lanes, f"{words}; batches up to {batch_rows}")
