@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS := cpu,serve,train,export,sign,data,samples,dev
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: install demo test test-all lint format bench schema serving-environment clean
+.PHONY: install demo test test-all test-faults soak lint format bench schema serving-environment clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,12 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest
+
+test-faults: install ## what users of other servers reported (docs/faults.md)
+	$(BIN)/python -m pytest -m faults
+
+soak: install ## 100,000 requests to the latest package: memory stays flat, nothing is left behind
+	$(BIN)/python -m tools.soak
 
 lint: install
 	$(BIN)/ruff check .

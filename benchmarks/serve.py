@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -83,15 +84,17 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     expected = [answer["labels"] for answer in PackagePredictor.open(folder, variant=variant.name, threads=1).predict(images)]
     sides: dict[str, list[dict[str, Any]]] = {}
     limits: list[dict[str, float]] = []
+    ports = itertools.count(14170, 5)  # never the same again: a connection may linger on one
     with tempfile.TemporaryDirectory(prefix="fmx-bench-") as home:
         peers = {"fmx": fmx_as_it_comes(folder, variant.name, Path(home)), "null": PEERS["null"], **{name: PEERS[name] for name in given.peers}}
-        place = {"environments": given.environments, "port": 4170, "package": folder, "variant": variant.name, "answer": json.dumps(expected[0])}
+        place: dict[str, Any] = {"environments": given.environments, "package": folder, "variant": variant.name, "answer": json.dumps(expected[0])}
         for repeat in range(given.repeats):
             limits.append(limit_in_process(folder, variant.name, given.seconds))
             print(f"{folder.name}, in process: {limits[-1]}", flush=True)
             limit = max(statistics.median(limit[way] for limit in limits) for way in WAYS)
             names = list(peers)
             for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+                place["port"] = next(ports)
                 with running(peers[name], **place) as server:
                     found = measure_side(peers[name], server, images, None if name == "null" else expected, limit, given.seconds)
                 sides.setdefault(name, []).append(found)

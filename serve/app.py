@@ -66,7 +66,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         return json_response(oip.server_metadata(version("fmx-toolkit")))
 
     async def model(request: Request) -> Response:
-        return json_response(oip.model_metadata(_named(engine.opened(), request)))
+        return json_response(oip.model_metadata(_named(engine.opened(), request), engine.execution))
 
     async def model_ready(request: Request) -> Response:
         name = _named(engine.opened(), request).package.name

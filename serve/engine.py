@@ -115,6 +115,11 @@ class Engine:
         """Give what is served. Raises: `NotReadyError`."""
         return self._now().predictor
 
+    @property
+    def execution(self) -> str:
+        """How rows run here, in words."""
+        return self._now().opened.words
+
     async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> Answer:
         """Answer the inputs of one request, in order.
 

@@ -42,9 +42,10 @@ def server_metadata(version: str) -> dict[str, Any]:
     return {"name": "fmx", "version": version, "extensions": ["binary_tensor_data"]}
 
 
-def model_metadata(predictor: PackagePredictor) -> dict[str, Any]:
-    """Answer GET /v2/models/NAME."""
+def model_metadata(predictor: PackagePredictor, execution: str) -> dict[str, Any]:
+    """Answer GET /v2/models/NAME; `execution` says how rows run on this host."""
     manifest = predictor.package.manifest
+    own = {"digest": predictor.package.digest, "variant": predictor.variant.name, "execution": execution}
     return {
         "name": predictor.package.name,
         "versions": [manifest.version],
@@ -54,7 +55,7 @@ def model_metadata(predictor: PackagePredictor) -> dict[str, Any]:
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(manifest.labels)]},
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
         ],
-        "parameters": {"digest": predictor.package.digest, "variant": predictor.variant.name, "encoded_images": "BYTES [-1] is taken too"},
+        "parameters": {**own, "encoded_images": "BYTES [-1] is taken too"},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,11 @@ UNIT_FOLDERS = ("fmx", "finetune", "export", "serve", "benchmarks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder."""
+    """Mark tests by their folder, and those that docs/faults.md lists."""
+    listed = set(re.findall(r"`(test_\w+)`", (Path(__file__).parents[1] / "docs" / "faults.md").read_text()))
     for item in items:
+        if item.name.partition("[")[0] in listed:
+            item.add_marker(pytest.mark.faults)
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         item.add_marker(pytest.mark.unit if folder in UNIT_FOLDERS else pytest.mark.e2e)
 

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than load balancers keep an idle connection (60 s): who closes first must not be us, or a request meets a closed door."""
+
 
 def serve(
     package: Annotated[str | None, typer.Argument(help="A package's folder or name.", show_default="FMX_PACKAGE or latest")] = None,
@@ -39,6 +42,7 @@ def serve(
         os.environ["FMX_DEVICE"] = device
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     command = [sys.executable, "-m", "bentoml", "serve", "serve.service:FmxService", "--host", host, "--port", str(port)]
+    command += ["--timeout-keep-alive", str(KEEP_ALIVE_SECONDS)]
     for option, file in (("--ssl-certfile", ssl_certfile), ("--ssl-keyfile", ssl_keyfile)):
         if file is not None:
             command += [option, str(file.resolve())]

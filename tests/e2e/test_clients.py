@@ -111,7 +111,7 @@ def test_address_in_place_of_a_file_is_not_fetched_cve_2025_54381(server: Server
         assert said in bentoml_client(server, server.key, f"client.predict(images={given})").stderr
 
 
-def test_bentomls_own_routes_and_pickles_stay_closed(server: Server) -> None:
+def test_bentomls_own_routes_and_pickles_stay_closed_cve_2025_27520(server: Server) -> None:
     headers = {"X-API-Key": server.key}
     for path in ("/predict", "/predict/submit", "/v1/predict/submit", "/healthz", "/docs.json", "/assets/x", "/static_content/x"):
         for method in ("GET", "POST"):

@@ -87,7 +87,7 @@ def test_worker_killed_in_a_container_is_replaced_mlserver_1431(small_package: P
         assert ask(server, key, image, client).status_code == 200
 
 
-def test_worker_that_is_not_replaced_leaves_the_others_not_ready(small_package: Package, tmp_path: Path) -> None:
+def test_worker_that_is_not_replaced_leaves_the_others_not_ready_mlserver_1431(small_package: Package, tmp_path: Path) -> None:
     """MLServer#1431: where a platform replaces no worker, the probes must say that one is missing."""
     keys = tmp_path / "keys.json"
     create_key(keys, "operator")

@@ -70,7 +70,7 @@ def resident_bytes(pids: list[int]) -> int:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_200_mb_body_is_refused_before_it_is_read_whole(server: Server, chunked: bool) -> None:
+def test_200_mb_body_is_refused_before_it_is_read_whole_bentoml_2147(server: Server, chunked: bool) -> None:
     before = resident_bytes(server.children())
     block = b"\0" * 1_000_000
 
@@ -163,7 +163,7 @@ def test_start_is_refused_in_words_with_the_right_exit_code(small_package: Packa
     assert not (tmp_path / ".fmx").exists()
 
 
-def test_bento_serves_from_another_folder(small_package: Package, image: bytes, tmp_path: Path) -> None:
+def test_bento_serves_from_another_folder_bentoml_5499(small_package: Package, image: bytes, tmp_path: Path) -> None:
     """BentoML#5499: the project's own packages were missing in the bento."""
     project = tmp_path / "project"
     project.mkdir()

@@ -147,7 +147,7 @@ def test_request_id_is_kept_when_it_is_safe(service: Service, digits: list[bytes
     assert len(replaced.headers["x-request-id"]) == 32
 
 
-def test_probes_and_metrics_need_no_key_and_prediction_does(service: Service, digits: list[bytes]) -> None:
+def test_probes_and_metrics_need_no_key_and_prediction_does_litserve_660(service: Service, digits: list[bytes]) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         assert service.request("GET", path).status_code == 200
     for headers in ({}, {"authorization": "Bearer fmx_00000000_wrong"}, {"x-api-key": "wrong"}, {"authorization": "Basic abc"}):

@@ -104,7 +104,7 @@ def test_two_commands_at_once_lose_no_key(tmp_path: Path) -> None:
     assert len(json.loads(path.read_text())["keys"]) == 6
 
 
-def test_rotated_key_has_the_same_rights_and_the_old_one_is_good_for_the_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_key_has_the_same_rights_and_the_old_one_is_good_for_the_overlap_yatai_219(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Yatai#219, OpenLLM#1201: no rotation anywhere; a changed key cut everybody off at once."""
     monkeypatch.setattr(keyring, "REREAD_SECONDS", 0.0)
     path = tmp_path / "keys.json"

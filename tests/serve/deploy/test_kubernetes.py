@@ -96,7 +96,7 @@ def test_network_policy_lets_in_the_port_and_out_names_and_redis(written: Writte
     assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [53, 53, 6379]
 
 
-def test_hpa_and_its_adapter_scale_on_offered_load_at_the_measured_capacity(written: Written) -> None:
+def test_hpa_and_its_adapter_scale_on_offered_load_at_the_measured_capacity_kserve_4259(written: Written) -> None:
     """kserve#4259, #2156: an autoscaler that asks for a metric that nobody makes, and a target that is taken for a limit."""
     found = read(written(least=3, most=7))
     spec = found["hpa"]["spec"]
