@@ -86,7 +86,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     limits: list[dict[str, float]] = []
     ports = itertools.count(14170, 5)  # never the same again: a connection may linger on one
     with tempfile.TemporaryDirectory(prefix="fmx-bench-") as home:
-        peers = {"fmx": fmx_as_it_comes(folder, variant.name, Path(home)), "null": PEERS["null"], **{name: PEERS[name] for name in given.peers}}
+        own = {"fmx": fmx_as_it_comes(folder, variant.name, Path(home)), "fmx-2-workers": fmx_as_it_comes(folder, variant.name, Path(home), 2)}
+        peers = {**own, "null": PEERS["null"], **{name: PEERS[name] for name in given.peers}}
         place: dict[str, Any] = {"environments": given.environments, "package": folder, "variant": variant.name, "answer": json.dumps(expected[0])}
         for repeat in range(given.repeats):
             limits.append(limit_in_process(folder, variant.name, given.seconds))
@@ -111,21 +112,22 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def fmx_as_it_comes(folder: Path, variant: str, home: Path) -> Fmx:
+def fmx_as_it_comes(folder: Path, variant: str, home: Path, workers: int = 1) -> Fmx:
     """Describe fmx's service with keys, logs and drift on."""
-    keys = home / "keys.json"
+    keys = home / f"keys-{workers}.json"
     _, key = create_key(keys, "benchmark")
     variables = {
         "FMX_PACKAGE": str(folder.resolve()),
         "FMX_VARIANT": variant,
         "FMX_KEYS_FILE": str(keys),
         "FMX_AUDIT_FILE": "{home}/audit.jsonl",
+        "FMX_WORKERS": str(workers),
         "FMX_OBJECTIVE_MS": str(OBJECTIVE_MS),
         "BENTOML_HOME": "{home}",
         "BENTOML_DO_NOT_TRACK": "True",
     }
     command = ("{python}", "-m", "bentoml", "serve", "serve.service:FmxService", "--host", "127.0.0.1", "--port", "{port}")
-    settings = f"as it comes: keys, access log, audit log, drift; an objective of {OBJECTIVE_MS} ms"
+    settings = f"{'as it comes' if workers == 1 else f'{workers} workers'}: keys, access log, audit log, drift; an objective of {OBJECTIVE_MS} ms"
     return Fmx("", command, settings, variables, path="/v1/predict", ready="/readyz", key=key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import ssl
 import time
@@ -55,7 +56,7 @@ class ServiceClient:
         self._say = say
         if key and _is_overheard(self._base):
             say("The key travels unencrypted: --url is http, and not this machine.")
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if _is_this_machine(self._base) else []))
 
     def predict(self, data: bytes, top_k: int) -> dict[str, Any]:
         """Send one encoded input; wait and try again, a few times, where the service is full.
@@ -100,10 +101,11 @@ class ServiceClient:
             answer = json.loads(content)
         except ValueError:
             answer = None
-        if not isinstance(answer, dict) or not answer.get("predictions") or "model" not in answer:
+        if not _is_prediction(answer):
             hint = "--url is the address of the service itself, without /v1/predict."
             raise UsageError(f"What answers at {self._base} is no fmx service.", hint=hint)
-        return answer
+        checked: dict[str, Any] = answer
+        return checked
 
     def _unreachable(self, error: Exception) -> SurroundingsError:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -112,6 +114,16 @@ class ServiceClient:
             return SurroundingsError(f"The certificate of {self._base} is not trusted: {reason.verify_message}.", hint=hint)
         said = first_line(reason) if isinstance(reason, Exception) else str(reason)
         return SurroundingsError(f"{self._base} does not answer ({said}).", hint="Does the service run there, and is it http or https?")
+
+
+def _is_prediction(answer: Any) -> bool:
+    try:
+        labels = answer["predictions"][0]["labels"]
+        return isinstance(answer["model"]["name"] + answer["model"]["variant"], str) and all(
+            label["label"] and label["score"] >= 0 for label in labels
+        )
+    except (TypeError, KeyError, IndexError):
+        return False
 
 
 def _checked(url: str) -> str:
@@ -129,9 +141,15 @@ def _checked(url: str) -> str:
 
 
 def _is_overheard(url: str) -> bool:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return parts.scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127.")
+    return urlsplit(url).scheme == "http" and not _is_this_machine(url)
+
+
+def _is_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _sendable(key: str) -> str:

@@ -1,4 +1,4 @@
-"""A session on a CUDA GPU, used with buffers that stay: batches of a few sizes, copied from pinned memory.
+"""A session on a CUDA GPU, used with buffers that stay: batches of a few sizes.
 
 cuDNN plans each layer anew for a shape that it has not seen, which takes seconds: so a batch is padded to one of a few sizes, all of which are
 run when a package is opened. CUDA graphs, which launch all kernels at once, want the same shapes at the same addresses too.
@@ -7,7 +7,6 @@ run when a package is opened. CUDA graphs, which launch all kernels at once, wan
 from __future__ import annotations
 
 import ctypes
-import logging
 import threading
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ SIZES = (1, 4, 16, 64)
 """Rows that a batch is padded to; what is longer runs in parts."""
 PROVIDER_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
 """The exhaustive search of the default costs hundreds of milliseconds for each new shape; TF32 would make fp32 another model than was measured."""
-log = logging.getLogger("fmx")
 
 
 def count_gpus() -> int:
@@ -49,7 +47,7 @@ class _Bound:
     """The buffers of one size."""
 
     host: np.ndarray
-    """Pinned; uint8 [size, ...]."""
+    """uint8 [size, ...]"""
     given: Any
     answer: Any
     binding: Any
@@ -87,7 +85,6 @@ class GpuRunner:
 
         host = np.zeros((size, *self._row_shape), np.uint8)
         given = onnxruntime.OrtValue.ortvalue_from_numpy(host, "cuda", 0)
-        _pin(host)  # after the first copy: it takes a thread that has used the GPU
         answer = onnxruntime.OrtValue.ortvalue_from_shape_and_type([size, self._labels], np.float32, "cuda", 0)
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._names[0], given)
@@ -96,13 +93,3 @@ class GpuRunner:
         options.add_run_config_entry("gpu_graph_id", str(size))
         self._bound[size] = _Bound(host, given, answer, binding, options)
         return self._bound[size]
-
-
-def _pin(buffer: np.ndarray) -> None:
-    """Have the driver lock a buffer into memory, so that it is copied without a detour; where it will not, the copy is only slower."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return
-    if driver.cuMemHostRegister_v2(ctypes.c_void_p(buffer.ctypes.data), ctypes.c_size_t(buffer.nbytes), 0) != 0:
-        log.info("A buffer of %d bytes could not be pinned.", buffer.nbytes)

@@ -71,12 +71,16 @@ def load_package(folder: Path) -> Package:
     except OSError as error:
         raise PackageError(f"{folder} is no package: {MANIFEST} cannot be read.", hint="Make one with: fmx export") from error
     manifest = parse_contract(raw, Manifest, folder / MANIFEST)
-    for name, expected in manifest.files.items():
-        _check_file(folder, name, expected)
+    try:
+        for name, expected in manifest.files.items():
+            _check_file(folder, name, expected)
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise PackageError(f"{folder.name} cannot be read ({error}).", hint="Whose are its files, and who may read them?") from error
     for variant in manifest.variants:
         if manifest.files.get(variant.file) != variant.sha256:
             raise PackageError(f"{folder.name}: the hash of variant {variant.name} differs within the manifest.", hint=_ALTERED)
-    unknown = sorted(path.name for path in folder.iterdir() if path.name not in manifest.files and path.name not in UNHASHED)
+    unknown = [name for name in found if name not in manifest.files and name not in UNHASHED]
     if unknown:
         raise PackageError(f"{folder.name} holds files that its manifest does not know: {', '.join(unknown)}.", hint=_ALTERED)
     return Package(folder, manifest, storage.sha256_bytes(raw))

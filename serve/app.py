@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +27,7 @@ from serve.client_schema import CLIENT_ENDPOINT
 from serve.crew import Crew
 from serve.engine import Engine
 from serve.errors import RefusedError, UnknownPathError
-from serve.inputs import parsed, read_direction, read_inputs
+from serve.inputs import LARGE_BODY_BYTES, parsed, read_direction, read_inputs
 from serve.routes import AUTOSCALE, CLIENT_SCHEMA, PREDICT, RELOAD, V2_MODEL
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
@@ -47,19 +48,21 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         predictions = [predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
         response = json_response({"request_id": request_id, "model": model, "predictions": predictions})
         if settings.audit_file is not None:
-            request.scope["fmx.audit"] = _audited(predictor, inputs, response)
+            request.scope["fmx.audit"] = await audited(predictor, inputs, response)
         return response
 
     async def infer(request: Request) -> Response:
-        predictor = _named(engine.opened(), request)
-        asked = await parsed(await request.body(), oip.read_infer, request.headers, predictor, settings.max_images)
-        answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"])
+        body = await request.body()
+        served = engine.now()  # who reads the tensors answers them, whatever is swapped meanwhile
+        predictor = _named(served.predictor, request)
+        asked = await parsed(body, oip.read_infer, request.headers, predictor, settings.max_images)
+        answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         body, headers = oip.write_infer(asked, predictor, answer.probabilities)
         response = Response(body, headers=headers)
         if settings.audit_file is not None:
             encoded = [given if isinstance(given, bytes) else given.tobytes() for given in asked.inputs]
-            request.scope["fmx.audit"] = _audited(predictor, encoded, response)
+            request.scope["fmx.audit"] = await audited(predictor, encoded, response)
         return response
 
     async def server(request: Request) -> Response:
@@ -79,9 +82,10 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         return json_response({"name": "fmx", "type": "service", "routes": [CLIENT_ENDPOINT]})
 
     async def reload(request: Request) -> Response:
-        wish = crew.ask(read_direction(await request.body()))
+        folder = str(engine.folder_before) if read_direction(await request.body()) == "previous" else ""
+        wish = await asyncio.to_thread(crew.ask, folder)
         until = request.scope["fmx.deadline"] - 1.0
-        while (reports := crew.reports()) and any(report.generation < wish.generation for report in reports.values()):
+        while not (reports := crew.reports()) or any(report.generation < wish.generation for report in reports.values()):
             if time.monotonic() >= until:
                 return json_response({"workers": [asdict(report) for report in reports.values()]}, 202)
             await asyncio.sleep(0.1)
@@ -133,6 +137,12 @@ def _named(predictor: PackagePredictor, request: Request) -> PackagePredictor:
     if name != package.name or wanted not in (None, package.manifest.version):
         raise UnknownPathError("There is no such model here.", hint=f"It is {package.name}, version {package.manifest.version}.")
     return predictor
+
+
+async def audited(predictor: PackagePredictor, inputs: list[bytes], response: Response) -> dict[str, Any]:
+    """Give what the audit log says of an answer; large inputs are hashed in a thread."""
+    facts = partial(_audited, predictor, inputs, response)
+    return facts() if sum(map(len, inputs)) < LARGE_BODY_BYTES else await asyncio.to_thread(facts)
 
 
 def _audited(predictor: PackagePredictor, inputs: list[bytes], response: Response) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from fmx.predictor import AnswerCountError
 from serve import metrics
-from serve.errors import NotReadyError, too_late
+from serve.errors import NotReadyError, OverloadedError, too_late
 from serve.tracing import Mark
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -29,6 +29,8 @@ Input = bytes | np.ndarray
 LARGE_BYTES = 2_000_000
 """Encoded inputs beyond so many bytes are left for other threads to decode."""
 
+CLOSE_SECONDS = 60.0
+RETRY_SECONDS = 10
 SMOOTHING = 0.1
 """Weight of the newest batch in the pace."""
 
@@ -70,6 +72,9 @@ class Pending:
         self.arrived = time.monotonic()
         self.marks: list[Mark] = []
         """What was done for it, row by row."""
+        self.waited_s = [0.0] * len(inputs)
+        """How long each row has waited, before it was decoded and before it ran."""
+        self.decoded_at = [self.arrived] * len(inputs)
         self._rows: list[np.ndarray | None] = [None] * len(inputs)
         self._answers: list[np.ndarray | None] = [None] * len(inputs)
         self._left = len(inputs)
@@ -122,10 +127,11 @@ Place = tuple[Pending, int]
 class MicroBatcher:
     """Threads that take the rows of requests in the order of arrival."""
 
-    def __init__(self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...]) -> None:
+    def __init__(self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...], most_inside: int = 100_000) -> None:
         self._lanes = lanes
         self._decode = decode
         self._row_shape = row_shape
+        self._most_inside = most_inside
         self._waiting: deque[Place] = deque()
         self._ready: deque[Place] = deque()
         self._free = lanes.slots
@@ -151,6 +157,7 @@ class MicroBatcher:
 
         Raises:
             NotReadyError: the batcher is closed.
+            OverloadedError: rows of requests that nobody waits for any more fill it: a call to the model hangs.
             ValueError: a row of another shape or type; it would spoil a batch.
         """
         pending = Pending(inputs, deadline)
@@ -162,23 +169,29 @@ class MicroBatcher:
         with self._changed:
             if self._closed:
                 raise NotReadyError("The service is shutting down.", hint="Send the request to another replica.")
+            if self._inside + len(inputs) > self._most_inside:
+                raise OverloadedError(f"{self._inside} rows are inside; no more are taken.", retry_after_s=RETRY_SECONDS)
             self._waiting.extend((pending, place) for place in range(len(inputs)))
             self._inside += len(inputs)
-            metrics.queue_rows.set(len(self._waiting))
+            self._show_queue()
             self._changed.notify(min(len(inputs), self._idle))
         return pending
 
-    def wait_s(self) -> float:
-        """Give the seconds in which what is inside will have been answered, at the pace of the last rows."""
-        return self._inside * (self._decode_s / self._lanes.threads + self._run_s / self._lanes.slots)
+    def wait_s(self, rows: int) -> float:
+        """Give the seconds in which what is inside and so many rows will have been answered, at the last rows' pace; 0 when nobody is inside."""
+        return (self._inside and self._inside + rows) * (self._decode_s / self._lanes.threads + self._run_s / self._lanes.slots)
+
+    def _show_queue(self) -> None:
+        metrics.queue_rows.set(len(self._waiting) + len(self._ready))
 
     def close(self) -> None:
-        """Answer what is inside, refuse what comes, and end the threads."""
+        """Answer what is inside, refuse what comes, and end the threads; a call that hangs is not waited for."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        until = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
@@ -207,6 +220,7 @@ class MicroBatcher:
             run, slots, rows = self._lanes.run, 1, min(self._lanes.batch_rows, -(-len(self._ready) // runners))
         self._free -= slots
         batch = [self._ready.popleft() for _ in range(rows)]
+        self._show_queue()
         if self._ready and self._free and self._idle:
             self._changed.notify()
         return lambda: self._run_batch(run, slots, batch)
@@ -219,22 +233,23 @@ class MicroBatcher:
         while self._waiting and len(taken) < share and size <= LARGE_BYTES:
             taken.append(self._waiting.popleft())
             size += len(taken[-1][0].inputs[taken[-1][1]])
-        metrics.queue_rows.set(len(self._waiting))
         return lambda: self._decode_all(taken)
 
     def _decode_all(self, taken: list[Place]) -> None:
         now = time.monotonic()
         ready: list[Place] = []
         for pending, place in taken:
-            metrics.queue_seconds.observe(now - pending.arrived)
+            pending.waited_s[place] = now - pending.arrived
             pending.marks.append(("queue", pending.arrived, now))
             if self._has_row(pending, place):
+                pending.decoded_at[place] = time.monotonic()
                 ready.append((pending, place))
         pace = (time.monotonic() - now) / max(1, len(taken))
         with self._changed:
             self._decode_s += SMOOTHING * (pace - self._decode_s)
             self._inside -= len(taken) - len(ready)
             self._ready.extend(ready)
+            self._show_queue()
 
     def _has_row(self, pending: Pending, place: int) -> bool:
         """Decode an input that is still wanted; one that cannot be decoded fails its request, and no other."""
@@ -260,6 +275,8 @@ class MicroBatcher:
             wanted = [(pending, place) for pending, place in batch if pending.is_wanted()]
             if wanted:
                 metrics.batch_rows.observe(len(wanted))
+                for pending, place in wanted:
+                    metrics.queue_seconds.observe(pending.waited_s[place] + started - pending.decoded_at[place])
                 self._answer(run, wanted)
                 pace = (time.monotonic() - started) / len(wanted)
                 if run is self._lanes.run:

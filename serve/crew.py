@@ -5,6 +5,7 @@ BentoML starts them apart and gives them one thing in common, a folder for metri
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -12,11 +13,9 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from fmx import storage
 
-Direction = Literal["current", "previous"]
 _FILE = re.compile(r"fmx-worker-(\d+)\.json")
 
 
@@ -36,10 +35,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Wish:
-    """What every worker is to do: serve the package that the settings lead to now, or the one before."""
+    """What every worker is to serve, one that is started later too: a folder, or what the settings lead to."""
 
     generation: int = 0
-    to: Direction = "current"
+    folder: str = ""
 
 
 class Crew:
@@ -55,6 +54,11 @@ class Crew:
     def report(self, report: Report) -> None:
         """Say how this worker stands."""
         storage.write_text(self._own, json.dumps(asdict(report)))
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether this worker's report is there; whoever empties the folder takes it along."""
+        return self._own.exists()
 
     def reports(self) -> dict[int, Report]:
         """Read how the live workers stand, by process id; what dead ones left is removed."""
@@ -79,10 +83,12 @@ class Crew:
         except (OSError, ValueError, TypeError):
             return Wish()
 
-    def ask(self, to: Direction) -> Wish:
+    def ask(self, folder: str = "") -> Wish:
         """Ask all workers, this one too, and give the wish."""
-        wish = Wish(self.wish().generation + 1, to)
-        storage.write_text(self._wish, json.dumps(asdict(wish)))
+        with (self._folder / "fmx-wish.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            wish = Wish(self.wish().generation + 1, folder)
+            storage.write_text(self._wish, json.dumps(asdict(wish)))
         return wish
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -15,6 +16,7 @@ from fmx.drift import counts_of, kolmogorov_smirnov, reference_counts, stability
 from serve import metrics
 
 EVALUATE_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 log = logging.getLogger("fmx.serve")
 
 
@@ -36,6 +38,7 @@ class DriftMonitor:
         """The last rows: a half that fills, and one before it."""
         self._filled = [0, 0]
         self._alarmed: set[str] = set()
+        self._is_shown = False
         self._thread = threading.Thread(target=self._work, name="fmx-drift", daemon=True)
         self._thread.start()
 
@@ -55,10 +58,20 @@ class DriftMonitor:
         except queue.Full:
             return  # the thread is behind: the sample is smaller then
 
+    def show(self, *, shown: bool) -> None:
+        """Be the one whose findings the metrics show, from the start, or no longer: one package's window must not stand for another's."""
+        self._is_shown = shown
+        if shown:
+            metrics.drift_rows.set(0)
+            for name in self._reference:
+                for gauge in (metrics.drift_psi, metrics.drift_ks, metrics.drift_alarm):
+                    gauge.labels(name).set(0)
+
     def close(self) -> None:
-        """Evaluate once more, and end the thread."""
-        self._rows.put(None)
-        self._thread.join()
+        """Evaluate once more, and end the thread; one that hangs is not waited for."""
+        with contextlib.suppress(queue.Full):
+            self._rows.put(None, timeout=CLOSE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _empty(self) -> dict[str, np.ndarray]:
         return {name: np.zeros_like(counts) for name, counts in self._reference.items()}
@@ -70,12 +83,14 @@ class DriftMonitor:
             try:
                 taken = self._rows.get(timeout=EVALUATE_SECONDS)
             except queue.Empty:
-                self._evaluate()
                 continue
             if taken is None:
                 is_open = False
             else:
-                self._count(*taken)
+                try:
+                    self._count(*taken)
+                except Exception:  # of this row alone
+                    log.exception("A row could not be compared with the reference")
             if not is_open or time.monotonic() >= evaluate_at:
                 self._evaluate()
                 evaluate_at = time.monotonic() + EVALUATE_SECONDS
@@ -91,6 +106,8 @@ class DriftMonitor:
 
     def _evaluate(self) -> None:
         rows = sum(self._filled)
+        if not self._is_shown:
+            return
         metrics.drift_rows.set(rows)
         if rows < self._least_rows:
             return

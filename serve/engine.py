@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
-from fmx.errors import FmxError, PackageError
+from fmx import storage
+from fmx.errors import FmxError
+from fmx.package import MANIFEST
 from fmx.predictor import PackagePredictor
 from serve import metrics
 from serve.admission import Admission
 from serve.batcher import Answered
-from serve.errors import NotReadyError, OverloadedError, too_late
+from serve.errors import NotReadyError, OverloadedError, RefusedError, too_late
 from serve.served import Served, open_served
 from serve.settings import ServeSettings, package_path
 from serve.tracing import Mark
@@ -58,6 +61,8 @@ class Engine:
         """What was served before, kept for a rollback."""
         self._draining = False
         self._refused = OPENING
+        self.pinned: Path | None = None
+        """The folder that somebody wished for, in place of where the settings lead to."""
         self.missing = ""
         """Set where workers beside this one are gone: the server is not what it should be."""
         self._changing = threading.Lock()
@@ -120,19 +125,20 @@ class Engine:
         """How rows run here, in words."""
         return self._now().opened.words
 
-    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float) -> Answer:
+    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float, served: Served | None = None) -> Answer:
         """Answer the inputs of one request, in order.
 
         Args:
             inputs: encoded, or rows of the task's shape, uint8.
             deadline: on `time.monotonic`'s clock.
+            served: who is to answer, where the inputs were read for them; a package is served on for a while after a swap.
 
         Raises:
             InputError, TooLargeError: an input that cannot be read; the request then has no answer.
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
-        served = self._now()
-        self._check_wait(served)
+        served = served or self._now()
+        self._check_wait(served, len(inputs))
         with self._inside.admit(len(inputs)):
             pending = served.batcher.submit(inputs, deadline)
             answered = await _within(pending.future, deadline)
@@ -143,15 +149,20 @@ class Engine:
             served.observe(row, probabilities)
         return Answer(served.predictor, answered.probabilities, pending.marks)
 
-    def _check_wait(self, served: Served) -> None:
+    def check_room(self) -> None:
+        """Refuse before a body is read what would be refused after it: under overload that is most of the work. Raises: `OverloadedError`."""
+        if self._served is not None:
+            self._check_wait(self._served, 1)
+
+    def _check_wait(self, served: Served, rows: int) -> None:
         """Refuse at once what would be answered later than the objective: whoever is let in is answered within it. Raises: `OverloadedError`."""
-        wait_s = served.batcher.wait_s()
+        wait_s = served.batcher.wait_s(rows)
         if wait_s > OBJECTIVE_SHARE * served.objective_s:
             waits = f"Answers take {1e3 * wait_s:.0f} ms already, of {1e3 * served.objective_s:.0f} that are the objective."
             raise OverloadedError(waits, retry_after_s=self._inside.retry_after())
 
     def swap(self) -> str:
-        """Open the package that is to be served now, and serve it from the next request on; what was served is kept for a rollback.
+        """Serve, from the next request on, what is to be served now; what was served is kept.
 
         Whoever is inside is answered by what they came to. Nothing changes where the new package is refused, or is the one that is served.
         Blocks while the package is opened; not for the event loop.
@@ -165,10 +176,18 @@ class Engine:
         with self._changing:
             now = self._now()
             try:
-                served = open_served(package_path(self._settings), self._settings, like=now)
-            except FmxError as error:
+                folder = self._target()
+                if _is_still(now, folder):
+                    return now.predictor.package.digest
+                if self._before is not None and _is_still(self._before, folder):
+                    self._serve(self._before, before=now)
+                    metrics.swaps.labels("rolled_back").inc()
+                    log.warning("Rolled back to %s %s.", *self.names[:2])
+                    return self._now().predictor.package.digest
+                served = open_served(folder, self._settings, like=now)
+            except Exception as error:
                 metrics.swaps.labels("refused").inc()
-                log.error("The new package is refused, and the old one served on: %s", error.message)
+                log.error("The new package is refused, and the old one served on: %s", error)
                 raise
             if served.names == now.names:
                 served.close()
@@ -179,15 +198,19 @@ class Engine:
             metrics.swaps.labels("swapped").inc()
             return served.predictor.package.digest
 
-    def roll_back(self) -> str:
-        """Serve again what was served before; returns its digest. Raises: `PackageError` where nothing was."""
-        with self._changing:
-            if self._before is None:
-                raise PackageError("There is nothing to go back to.", hint="Only the package before the last swap is kept.")
-            self._serve(self._before, before=self._now())
-            metrics.swaps.labels("rolled_back").inc()
-            log.warning("Rolled back to %s %s.", *self._now().names[:2])
-            return self._now().predictor.package.digest
+    @property
+    def folder_before(self) -> Path:
+        """Where lies what was served before the last swap. Raises: `RefusedError` where nothing was."""
+        if self._before is None:
+            raise RefusedError("There is nothing to go back to.", hint="Only the package before the last swap is kept.")
+        return self._before.predictor.package.folder
+
+    def now(self) -> Served:
+        """Give what is served. Raises: `NotReadyError`."""
+        return self._now()
+
+    def _target(self) -> Path:
+        return self.pinned if self.pinned is not None and self.pinned.is_dir() else package_path(self._settings)
 
     def _now(self) -> Served:
         if self._served is None:
@@ -200,11 +223,14 @@ class Engine:
         metrics.model_info.labels(*served.names).set(1)
         with contextlib.suppress(ValueError):  # a manifest's date is any text
             metrics.model_created.set(datetime.fromisoformat(served.predictor.package.manifest.created).timestamp())
+        for one, is_shown in ((before, False), (served, True)):
+            if one is not None and one.drift is not None:
+                one.drift.show(shown=is_shown)
         self._served, self._before = served, before
 
     def _open(self) -> None:
         try:
-            served = open_served(package_path(self._settings), self._settings)
+            served = open_served(self._target(), self._settings)
         except FmxError as error:
             self._refused = f"{error.message} {error.hint}".strip()
             log.error("The package is refused: %s", self._refused)
@@ -216,6 +242,15 @@ class Engine:
         self._serve(served, before=None)
         if not self._draining:
             metrics.ready.set(1)
+
+
+def _is_still(served: Served, folder: Path) -> bool:
+    """Say whether a folder holds what was opened from it."""
+    package = served.predictor.package
+    try:
+        return package.folder.resolve() == folder.resolve() and storage.sha256_file(folder / MANIFEST) == package.digest
+    except OSError:
+        return False
 
 
 async def _within(future: Future[Answered], deadline: float) -> Answered:

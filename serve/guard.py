@@ -20,7 +20,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fmx.errors import FmxError, TooLargeError, UnsupportedTypeError
+from fmx.errors import FmxError, UnsupportedTypeError
 from serve import metrics
 from serve.access.gate import Gate
 from serve.access.limits import limit_headers
@@ -29,7 +29,8 @@ from serve.answers import error_response, json_response, send_response
 from serve.audit import AuditLog
 from serve.cors import Cors
 from serve.engine import Engine
-from serve.errors import MethodError, NotReadyError, OverQuotaError, SlowBodyError, too_late
+from serve.errors import MethodError, NotReadyError, OverloadedError, OverQuotaError
+from serve.exchange import Exchange, too_long
 from serve.headers import REQUEST_ID, complete
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.pages import Pages
@@ -41,10 +42,6 @@ from serve.watch import Watch
 
 SHED = {408: "slow_body", 413: "too_large", 429: "overloaded", 504: "deadline"}
 """Answers by which the service protects itself, and their reason in `fmx_shed_total`; beside these `over_rate` and `over_quota`."""
-
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 256_000_000
-"""Bounds on what is read and thrown away after an early answer."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("fmx.serve")
@@ -151,7 +148,9 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: str) -> str:
         """Answer, and say why where a limit of the caller's own refused it."""
-        exchange = _Exchange(receive, send, self._settings.max_body_bytes, self._settings.body_seconds, scope["fmx.deadline"])
+        has_body = bool(_header(scope, b"transfer-encoding")) or _header(scope, b"content-length") not in ("", "0")
+        limits = self._settings.max_body_bytes, self._settings.body_seconds, scope["fmx.deadline"]
+        exchange = Exchange(receive, send, *limits, has_body=has_body)
         try:
             if route != UNKNOWN and scope["method"] == "OPTIONS" and (allowed := self._preflight(scope, route)) is not None:
                 await send_response(Response(status_code=204, headers=allowed), send)
@@ -165,13 +164,23 @@ class Guard:
             scope["fmx.headers"] |= limit_headers(standings)
             if scope["method"] == "POST" and route != RELOAD:
                 self._scaler.offer()
+                await self._check_room(exchange)
             with self._bodies.admit(self._body_bytes(scope)):
                 await self._handlers[route](scope, exchange.receive, exchange.send)
+            if scope["method"] == "POST":
+                metrics.request_bytes.observe(exchange.taken_bytes)
         except FmxError as error:
             headers = {"allow": ", ".join(self._routes[route])} if isinstance(error, MethodError) else {}
             await send_response(error_response(error, request_id, headers, is_v2=route.startswith("/v2")), exchange.send)
             return error.code if isinstance(error, OverQuotaError) else ""
         return ""
+
+    async def _check_room(self, exchange: Exchange) -> None:
+        try:
+            self._engine.check_room()
+        except OverloadedError:
+            await exchange.skim()
+            raise
 
     async def _open_answer(self, scope: Scope, route: str) -> Response:
         if route == "/metrics":
@@ -179,7 +188,7 @@ class Guard:
             with contextlib.suppress(NotReadyError):
                 predictor = self._engine.opened()
                 self._scaler.standing(predictor.package, predictor.variant.name)  # sets its gauges
-            return Response(metrics.render(), headers={"content-type": metrics.CONTENT_TYPE})
+            return Response(await asyncio.to_thread(metrics.render), headers={"content-type": metrics.CONTENT_TYPE})
         if route in PAGES:
             return self._pages.response(route)
         if route in READY and self._engine.why_not_ready:
@@ -197,66 +206,10 @@ class Guard:
             raise UnsupportedTypeError("Compressed bodies are not taken.", hint="Send the image file as it is.")
         length = _header(scope, b"content-length")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
-            raise _too_long(self._settings.max_body_bytes)
+            raise too_long(self._settings.max_body_bytes)
         if scope["method"] != "POST":
             return 0
         return int(length) if length.isdigit() else self._settings.max_body_bytes
-
-
-class _Exchange:
-    """One request and its answer: the body may not grow past a limit, whatever its headers said, nor take too long, and no answer is cut off.
-
-    An answer to a body that was not read to its end is sent at once; then what the client still sends is read and thrown away, within
-    bounds, before the connection closes. Closing at once would reset it, and the client would never see the answer.
-    """
-
-    def __init__(self, receive: Receive, send: Send, limit: int, body_seconds: float, deadline: float) -> None:
-        self._receive = receive
-        self._send = send
-        self._limit = limit
-        self._until = time.monotonic() + body_seconds
-        self._deadline = deadline
-        self._taken = 0
-        self._read_to_end = False
-
-    async def receive(self) -> Message:
-        message = await (self._receive() if self._read_to_end else self._receive_in_time())
-        self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
-        self._taken += len(message.get("body", b""))
-        if self._taken > self._limit:
-            raise _too_long(self._limit)
-        return message
-
-    async def _receive_in_time(self) -> Message:
-        try:
-            async with asyncio.timeout(min(self._until, self._deadline) - time.monotonic()):
-                return await self._receive()
-        except TimeoutError:
-            if self._deadline < self._until:
-                raise too_late() from None
-            raise SlowBodyError("The body came too slowly.", hint="Send a smaller image, or raise FMX_BODY_SECONDS.") from None
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and not self._read_to_end:
-            message["headers"] = [*message["headers"], (b"connection", b"close")]
-        if message["type"] != "http.response.body" or message.get("more_body") or self._read_to_end:
-            await self._send(message)
-            return
-        await self._send({**message, "more_body": True})
-        await self._throw_away_the_rest()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _throw_away_the_rest(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                while not self._read_to_end and self._taken < self._limit + LINGER_BYTES:
-                    message = await self._receive()
-                    self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
-                    self._taken += len(message.get("body", b""))
-
-
-def _too_long(limit: int) -> TooLargeError:
-    return TooLargeError(f"The body is longer than {limit:,} bytes.", hint="Send a smaller image, or raise FMX_MAX_BODY_BYTES.")
 
 
 def _header(scope: Scope, name: bytes) -> str:

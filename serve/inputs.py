@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 from python_multipart.multipart import parse_options_header
@@ -17,10 +17,11 @@ from starlette.requests import Request
 
 from fmx.errors import InputError, TooLargeError, UnsupportedTypeError
 from fmx.tasks.image_classification import ImageClassification
-from serve.crew import Direction
 from serve.settings import ServeSettings
 
 Parsed = TypeVar("Parsed")
+Direction = Literal["current", "previous"]
+"""What a reload may ask for."""
 MOST_LABELS = 1000
 DEFAULT_LABELS = 5
 LARGE_BODY_BYTES = 256_000

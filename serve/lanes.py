@@ -33,8 +33,8 @@ CPU_BATCHES = (4,)
 """Larger ones gain next to nothing on a CPU, and hold 8 MB a row of ResNet-18 in each thread."""
 GPU_BATCH_SECONDS = 0.05
 """No batch that takes longer is formed on a GPU: whoever comes next waits for it."""
-GPU_SLOTS = 2
-"""Batches under way: one is copied while another runs."""
+GPU_SLOTS = 1
+"""A GPU takes one batch after another; the next one gathers meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def _rows_a_second(run: Run, rows: np.ndarray, threads: int) -> float:
     until = [0.0]
 
     def work(number: int) -> None:
-        run(rows)
         barrier.wait()
         while time.perf_counter() < until[0] or not counts[number]:
             run(rows)
             counts[number] += 1
 
-    workers = [Thread(target=work, args=(number,)) for number in range(threads)]
+    run(rows)  # what fails here would leave the others waiting
+    workers = [Thread(target=work, args=(number,), daemon=True) for number in range(threads)]
     for worker in workers:
         worker.start()
     until[0] = float("inf")  # set once everybody is warm

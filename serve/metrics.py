@@ -28,6 +28,7 @@ offered = Counter("fmx_requests_offered_total", "Requests that callers were let 
 capacity = Gauge("fmx_capacity_requests_per_second", "What one replica holds within its objective, as measured.", multiprocess_mode="livemostrecent")
 suggested_replicas = Gauge("fmx_suggested_replicas", "Replicas for the load that this one is offered.", multiprocess_mode="livemostrecent")
 request_seconds = Histogram("fmx_request_seconds", "From a request's arrival to the end of its answer.", ["route"], buckets=SECONDS)
+request_bytes = Histogram("fmx_request_bytes", "Bodies of callers' requests.", buckets=(1e3, 1e4, 1e5, 1e6, 1e7, 1e8))
 in_flight = Gauge("fmx_in_flight", "Requests being answered.", multiprocess_mode="livesum")
 shed = Counter("fmx_shed_total", "Requests refused to protect the service.", ["reason"])
 key_requests = Counter("fmx_key_requests_total", "Requests let in, by the key's id; signed tokens count as one.", ["key"])

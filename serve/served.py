@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,9 +77,13 @@ def open_served(folder: Path, settings: ServeSettings, like: Served | None = Non
     predictor = opened.predictor
     difference = predictor.replay_golden_rows()
     shadowed = open_shadow(settings.shadow, package, predictor.device) if settings.shadow is not None else None
-    batcher = MicroBatcher(opened.lanes, lambda data: predictor.task.row(data, settings.max_pixels), predictor.task.row_shape)
+    reference, objective_s = _reference(predictor, settings), _objective_s(predictor, settings)
+    drift = DriftMonitor(reference, **_window(settings)) if reference is not None else None  # from here on threads run, and nothing may fail
     shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
-    served = Served(opened, batcher, _open_drift(predictor, settings), shadow, _objective_s(predictor, settings))
+    batcher = MicroBatcher(
+        opened.lanes, lambda data: predictor.task.row(data, settings.max_pixels), predictor.task.row_shape, 2 * settings.queue_rows
+    )
+    served = Served(opened, batcher, drift, shadow, objective_s)
     name, version, variant, _ = served.names
     log.info("Serving %s %s, %s; golden rows agree to %.1e.", name, version, variant, difference)
     log.info("How it runs here: %s.", opened.words)
@@ -95,13 +100,16 @@ def _objective_s(predictor: PackagePredictor, settings: ServeSettings) -> float:
     return measured.slo_p99_ms / 1e3 if measured is not None else float("inf")
 
 
-def _open_drift(predictor: PackagePredictor, settings: ServeSettings) -> DriftMonitor | None:
+def _reference(predictor: PackagePredictor, settings: ServeSettings) -> dict[str, np.ndarray] | None:
     if settings.drift == "off" or not (predictor.package.folder / "reference.json").is_file():
         return None  # an imported file that was never evaluated has no reference
-    window = {"window_rows": settings.drift_window_rows, "least_rows": settings.drift_least_rows}
     try:
-        reference = read_reference(predictor.package.folder, predictor.contract.labels)
+        return read_reference(predictor.package.folder, predictor.contract.labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("Drift is not watched: reference.json cannot be read (%s).", type(error).__name__)
         return None
-    return DriftMonitor(reference, **window, rows_per_second=settings.drift_rows_per_second)
+
+
+def _window(settings: ServeSettings) -> dict[str, Any]:
+    rows = {"window_rows": settings.drift_window_rows, "least_rows": settings.drift_least_rows}
+    return {**rows, "rows_per_second": settings.drift_rows_per_second}

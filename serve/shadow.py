@@ -14,13 +14,14 @@ import time
 
 import numpy as np
 
-from fmx.errors import FmxError, PackageError
+from fmx.errors import PackageError
 from fmx.package import Package, find_package, load_package
 from fmx.predictor import PackagePredictor
 from serve import metrics
 
 NICENESS = 10
 WAITING_ROWS = 64
+CLOSE_SECONDS = 5.0
 log = logging.getLogger("fmx.serve")
 
 
@@ -72,9 +73,10 @@ class Shadow:
             metrics.shadow_rows.labels("dropped").inc()
 
     def close(self) -> None:
-        """Run what waits, and end the thread."""
-        self._rows.put(None)
-        self._thread.join()
+        """Run what waits, and end the thread; one that hangs is not waited for."""
+        with contextlib.suppress(queue.Full):
+            self._rows.put(None, timeout=CLOSE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # a thread has a niceness of its own on Linux alone
@@ -84,7 +86,7 @@ class Shadow:
             started = time.perf_counter()
             try:
                 found = self._predictor.run(row[None])[0]
-            except (FmxError, RuntimeError, ValueError) as error:
+            except Exception as error:  # whatever the model raises is the shadow's, and nobody's answer
                 metrics.shadow_rows.labels("failed").inc()
                 log.error("The shadow failed: %s", error)
                 continue

@@ -43,11 +43,21 @@ def open_exporter() -> Any:
         return ConsoleSpanExporter()
     if kind != "otlp":
         raise UsageError(f"There is no exporter {kind!r} of spans.", hint="OTEL_TRACES_EXPORTER may be otlp (over HTTP), console or none.")
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    if protocol != "http/protobuf":
+        raise UsageError(
+            f"Spans are not sent by {protocol!r}.", hint="OTEL_EXPORTER_OTLP_PROTOCOL may be http/protobuf; collectors take it on port 4318."
+        )
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
         raise missing_extra("otel", "Exporting spans") from error
-    return OTLPSpanExporter()
+    try:
+        return OTLPSpanExporter()
+    except ValueError as error:
+        raise UsageError(
+            f"The variables of the spans' exporter cannot be read: {error}.", hint="See those that begin with OTEL_EXPORTER_OTLP."
+        ) from error
 
 
 class Tracer:

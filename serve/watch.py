@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 
 from fmx.errors import FmxError
 from fmx.package import MANIFEST
@@ -23,6 +24,8 @@ TICK_SECONDS = 0.5
 AGAIN_SECONDS = 30.0
 """After a package was refused: somebody may have been copying it."""
 VITALS_SECONDS = 5.0
+START_SECONDS = 120.0
+"""In which every worker should have come up, and a swap be done in all."""
 MISSING_SECONDS = 5.0
 """A worker that is gone for longer makes the others not ready."""
 log = logging.getLogger("fmx.serve")
@@ -36,12 +39,16 @@ class Watch:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="fmx-watch", daemon=True)
         self._seen = self._leads_to()
-        self._try_again_at = float("inf")
-        self._fulfilled = crew.wish().generation
+        self._try_again_at = time.monotonic() + AGAIN_SECONDS  # should it be refused
+        wish = crew.wish()
+        self._fulfilled = wish.generation
+        engine.pinned = Path(wish.folder) if wish.folder else None
         self._error = ""
         self._reported: Report | None = None
         self._stumbled_on = ""
         self._all_were_here = False
+        self._began = time.monotonic()
+        self._apart_since = float("inf")
         self._missing_since = float("inf")
 
     def start(self) -> None:
@@ -75,35 +82,34 @@ class Watch:
                 self._stumbled_on = repr(error)
 
     def _follow(self) -> None:
-        """Swap where a wish or the package's path asks for it."""
-        if not self._engine.is_open:
-            if self._engine.is_refused and self._leads_to() != self._seen:
-                self._seen = self._leads_to()
-                self._engine.open_again()
-            return
-        wish = self._crew.wish()
-        if wish.generation > self._fulfilled:
-            self._fulfil(wish)
-            self._fulfilled = wish.generation
-            return
-        if self._settings.follow == "off":
-            return
-        leads_to = self._leads_to()
-        if leads_to != self._seen or time.monotonic() >= self._try_again_at:
+        """Open or swap where a wish or the package's path asks for it, and once in a while what was refused."""
+        wish, leads_to = self._crew.wish(), self._leads_to()
+        has_moved = leads_to != self._seen and self._settings.follow == "on"
+        if has_moved and wish.folder:
             self._seen = leads_to
-            self._fulfil(Wish(self._fulfilled))
+            self._crew.ask()  # what somebody went back to has had its time, in every worker
+            return
+        if not self._engine.is_open and not self._engine.is_refused:
+            return
+        is_due = time.monotonic() >= self._try_again_at and (self._error or self._engine.is_refused)
+        if wish.generation > self._fulfilled or has_moved or is_due:
+            self._seen = leads_to
+            self._fulfil(wish)
 
     def _fulfil(self, wish: Wish) -> None:
+        self._engine.pinned = Path(wish.folder) if wish.folder else None
+        self._try_again_at, self._error = float("inf"), ""
         try:
-            if wish.to == "previous":
-                self._engine.roll_back()
-            else:
-                self._seen = self._leads_to()
+            if self._engine.is_open:
                 self._engine.swap()
-            self._error, self._try_again_at = "", float("inf")
-        except FmxError as error:
-            self._error = f"{error.message} {error.hint}".strip()
-            self._try_again_at = time.monotonic() + AGAIN_SECONDS if wish.to == "current" else float("inf")
+            else:
+                self._engine.open_again()
+                self._error = "" if self._engine.is_open else self._engine.why_not_ready
+        except Exception as error:  # whatever it is, it is said once, and tried again later
+            self._error = f"{error.message} {error.hint}".strip() if isinstance(error, FmxError) else repr(error)
+        if self._error:
+            self._try_again_at = time.monotonic() + AGAIN_SECONDS
+        self._fulfilled = wish.generation
 
     def _leads_to(self) -> tuple[object, ...]:
         """Identify the package that the settings lead to, without reading it."""
@@ -116,20 +122,33 @@ class Watch:
 
     def _report(self) -> None:
         report = Report(self._fulfilled, *self._engine.names, error=self._error)
-        if report != self._reported:
+        if report != self._reported or not self._crew.is_reported:
             self._crew.report(report)
             self._reported = report
 
     def _count_workers(self) -> None:
         """Make this worker not ready while another one is gone: the server is not what it was measured to be."""
-        alive, wanted = len(self._crew.reports()), self._settings.workers
+        reports = self._crew.reports()
+        alive, wanted = len(reports), self._settings.workers
         metrics.workers_alive.set(alive)
+        metrics.ready.set(0 if self._engine.why_not_ready else 1)
+        self._compare({report.digest for report in reports.values() if report.digest})
         if alive >= wanted:
             if self._all_were_here and self._missing_since < float("inf"):
                 log.warning("All %d workers are here again.", wanted)
             self._all_were_here, self._missing_since, self._engine.missing = True, float("inf"), ""
-        elif self._all_were_here:
+        elif self._all_were_here or time.monotonic() > self._began + START_SECONDS:
             self._missing_since = min(self._missing_since, time.monotonic())
             if time.monotonic() - self._missing_since >= MISSING_SECONDS and not self._engine.missing:
                 self._engine.missing = f"{wanted - alive} of {wanted} workers is gone."
                 log.error("%s This worker is not ready until it is replaced.", self._engine.missing)
+
+    def _compare(self, digests: set[str]) -> None:
+        """Say when the workers have served different packages for longer than a swap takes."""
+        if len(digests) < 2:
+            self._apart_since = float("inf")
+            return
+        self._apart_since = min(self._apart_since, time.monotonic())
+        if time.monotonic() - self._apart_since >= START_SECONDS:
+            log.error("The workers serve different packages (%s): reload them.", ", ".join(sorted(digest[:12] for digest in digests)))
+            self._apart_since = time.monotonic()

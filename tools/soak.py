@@ -55,6 +55,7 @@ def soak(folder: Path, requests: int) -> list[Held]:
     package = load_package(folder)
     bodies = golden_bodies(package)
     with tempfile.TemporaryDirectory(prefix="fmx-soak-") as temporary:
+        before = os.environ.get("TMPDIR")
         os.environ["TMPDIR"] = temporary
         tempfile.tempdir = None
         try:
@@ -62,6 +63,8 @@ def soak(folder: Path, requests: int) -> list[Held]:
                 return asyncio.run(_rounds(url, bodies, requests, Path(temporary)))
         finally:
             os.environ.pop("TMPDIR")
+            if before is not None:
+                os.environ["TMPDIR"] = before
             tempfile.tempdir = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def deploy(
     with loading("cpu,serve", "Deploying"):
         from fmx.package import find_package, load_package
         from serve.deploy.folder import RECORD, check_target, write_folder
-        from serve.deploy.plan import plan_deployment, read_options
+        from serve.deploy.plan import not_carried, plan_deployment, read_options
         from serve.settings import load_settings
     options = read_options(
         name=name,
@@ -69,4 +70,6 @@ def deploy(
         )
         if device == "cuda" and plan.package.variant(measured.variant).requires.device == "cpu":
             output.say(f"{measured.variant} runs on CPUs too: was its capacity measured on the GPU (FMX_DEVICE=cuda fmx capacity)?")
-    output.next_step(f"Left {out} (README.md says how to use it).", f"docker build --tag {plan.image} {out}")
+    if left_out := not_carried(plan.settings):
+        output.say(f"Set here and not in the written files: {', '.join(left_out)}. Add what production needs.")
+    output.next_step(f"Left {out} (README.md says how to use it).", f"docker build --tag {plan.image} {shlex.quote(str(out))}")

@@ -39,9 +39,9 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+        console = Console(width=PIPE_WIDTH, markup=False)
     drawn = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         is_short = all(len(row[i]) <= LONGEST_UNBROKEN for row in rows)

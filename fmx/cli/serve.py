@@ -35,7 +35,9 @@ def serve(
         raise missing_extra("cpu,serve", "Serving")
     _check_certificate(ssl_certfile, ssl_keyfile)
     _check_port_free(host, port)
-    os.environ["FMX_PACKAGE"] = str(find_package(package or os.environ.get("FMX_PACKAGE")).resolve())
+    find_package(package or os.environ.get("FMX_PACKAGE"))  # it must be there; where it leads to may change while it is served
+    if package is not None:
+        os.environ["FMX_PACKAGE"] = package
     if workers is not None:
         os.environ["FMX_WORKERS"] = str(workers)
     if device is not None:

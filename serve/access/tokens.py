@@ -135,4 +135,6 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
     if given is None:
         return frozenset({"predict"})
     words = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
-    return frozenset(str(word).removeprefix("fmx:") for word in words) & frozenset(SCOPES)
+    named = {str(word) for word in words}
+    plain = {word.removeprefix("fmx:") for word in named} - {"admin"}  # of many services' tokens; ours must be meant
+    return frozenset(plain | ({"admin"} if "fmx:admin" in named else set())) & frozenset(SCOPES)

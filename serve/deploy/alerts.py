@@ -6,11 +6,12 @@ matters, a short one that says it still goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from serve.deploy.plan import Plan
-from serve.deploy.rules import recording_rules, selector
+from serve.deploy.rules import grouping, recorded, recording_rules, selector
 
 AVAILABILITY, LATENCY_SHARE = 0.999, 0.99
 """Objectives over 30 days: the share of callers' requests that do not end in 5xx, and of predictions within the latency objective."""
@@ -57,17 +58,23 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
     def of(metric: str) -> str:
         return metric + selector(plan, in_kubernetes=in_kubernetes)
 
-    found = [*_burning("FmxErrorBudgetBurn", "fmx_errors", 1 - AVAILABILITY, "requests fail", f"{100 * AVAILABILITY:g} % of requests without 5xx")]
+    def by(*labels: str) -> str:
+        return f"by ({grouping(*labels, in_kubernetes=in_kubernetes)})"
+
+    def burning(name: str, ratio: str, budget: float, what: str, objective: str) -> list[Alert]:
+        return _burning(name, lambda window: recorded(f"{ratio}:ratio_rate{window}", plan, in_kubernetes=in_kubernetes), budget, what, objective)
+
+    found = [*burning("FmxErrorBudgetBurn", "fmx_errors", 1 - AVAILABILITY, "requests fail", f"{100 * AVAILABILITY:g} % of requests without 5xx")]
     if plan.latency_objective_s is not None:
         objective = f"{100 * LATENCY_SHARE:g} % of predictions within {1000 * plan.latency_objective_s:g} ms"
-        found += _burning("FmxLatencyBudgetBurn", "fmx_slow", 1 - LATENCY_SHARE, "predictions are slow", objective)
-        busy = f"job:fmx_utilisation:ratio_rate5m > {BUSY_RATIO}"
+        found += burning("FmxLatencyBudgetBurn", "fmx_slow", 1 - LATENCY_SHARE, "predictions are slow", objective)
+        busy = f"{recorded('fmx_utilisation:ratio_rate5m', plan, in_kubernetes=in_kubernetes)} > {BUSY_RATIO}"
         told = "Replicas are offered {{ $value | humanizePercentage }} of the capacity that was measured."
         found.append(Alert("FmxNearCapacity", busy, "15m", "ticket", "{{ $labels.job }} is near its capacity.", told))
     found += [
         Alert(
             "FmxRefuses",
-            f"job:fmx_shed:ratio_rate5m > {SHED_RATIO}",
+            f"{recorded('fmx_shed:ratio_rate5m', plan, in_kubernetes=in_kubernetes)} > {SHED_RATIO}",
             "5m",
             "page",
             "{{ $labels.job }} refuses callers for want of capacity.",
@@ -92,7 +99,7 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
         Alert(
             "FmxNotReady",
             f"{of('fmx_ready_workers')} == 0",
-            "3m",
+            "2m",
             "page",
             "{{ $labels.instance }} of {{ $labels.job }} is not ready.",
             "The process lives and no worker of it has a package open.",
@@ -107,7 +114,7 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
         ),
         Alert(
             "FmxDrift",
-            f"max by (job, feature) ({of('fmx_drift_alarm')}) == 1",
+            f"max {by('feature')} ({of('fmx_drift_alarm')}) == 1",
             "30m",
             "ticket",
             "The {{ $labels.feature }} of what {{ $labels.job }} is sent has drifted.",
@@ -115,7 +122,7 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
         ),
         Alert(
             "FmxModelOld",
-            f"time() - max by (job) ({of('fmx_model_created_timestamp_seconds')}) > {plan.options.model_days} * 86400",
+            f"time() - max {by()} ({of('fmx_model_created_timestamp_seconds')}) > {plan.options.model_days} * 86400",
             "1h",
             "ticket",
             "The model of {{ $labels.job }} is old.",
@@ -123,7 +130,7 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
         ),
         Alert(
             "FmxKeyExpires",
-            f"0 < max by (job, key) ({of('fmx_key_expires_timestamp_seconds')}) - time() < {KEY_DAYS} * 86400",
+            f"0 < max {by('key')} ({of('fmx_key_expires_timestamp_seconds')}) - time() < {KEY_DAYS} * 86400",
             "0s",
             "ticket",
             "The key {{ $labels.key }} of {{ $labels.job }} ends soon.",
@@ -132,7 +139,7 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
         *(
             Alert(
                 "FmxCertificateExpires",
-                f"min by (job) ({of('fmx_certificate_expires_timestamp_seconds')}) - time() < {days} * 86400",
+                f"min {by()} ({of('fmx_certificate_expires_timestamp_seconds')}) - time() < {days} * 86400",
                 "1h",
                 severity,
                 "The TLS certificate of {{ $labels.job }} ends soon.",
@@ -150,7 +157,7 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
         ),
     ]
     if plan.options.redis:
-        shared = f"min by (job) ({of('fmx_limits_shared')}) == 0"
+        shared = f"min {by()} ({of('fmx_limits_shared')}) == 0"
         told = "Redis does not answer, so each worker counts alone: callers may get more than their rate or quota."
         found.append(Alert("FmxLimitsNotShared", shared, "5m", "ticket", "{{ $labels.job }} counts limits in each worker.", told))
     return found
@@ -159,11 +166,11 @@ def alerts(plan: Plan, *, in_kubernetes: bool) -> list[Alert]:
 _CERTIFICATE: tuple[tuple[int, Severity], ...] = ((CERTIFICATE_DAYS, "ticket"), (CERTIFICATE_LAST_DAYS, "page"))
 
 
-def _burning(name: str, ratio: str, budget: float, what: str, objective: str) -> list[Alert]:
+def _burning(name: str, ratio: Callable[[str], str], budget: float, what: str, objective: str) -> list[Alert]:
     found = []
     for burn in BURNS:
         bound = f"{burn.factor * budget:.6g}"
-        expression = f"job:{ratio}:ratio_rate{burn.long} > {bound} and job:{ratio}:ratio_rate{burn.short} > {bound}"
+        expression = f"{ratio(burn.long)} > {bound} and {ratio(burn.short)} > {bound}"
         summary = f"{{{{ $labels.job }}}}: too many {what}."
         told = (
             f"{{{{ $value | humanizePercentage }}}} over {burn.long}, more than {burn.factor:g} times what {objective} over 30 days leaves room for."

@@ -31,6 +31,9 @@ BEHAVIOUR: Object = {
 }
 """Up at once, by at most twice as many; down slowly, after five quiet minutes."""
 
+KNATIVE_CONCURRENCY, KNATIVE_SECONDS = 1000, 600
+"""Above which Knative's webhook refuses a Service, as it comes."""
+
 
 def hpa(plan: Plan) -> tuple[Object, str]:
     """Give the HorizontalPodAutoscaler; its metrics come through prometheus-adapter."""
@@ -91,6 +94,11 @@ def keda(plan: Plan) -> tuple[Object, str]:
 def knative(plan: Plan) -> tuple[Object, str]:
     """Give the Knative Service, in place of Deployment, Service and HPA. The headroom is in the target already, so it is used whole."""
     targets, _ = _targets(plan)
+    seconds = math.ceil(plan.settings.timeout_seconds) + 5
+    if seconds > KNATIVE_SECONDS:
+        raise UsageError(
+            f"Knative lets a request take {KNATIVE_SECONDS} s, and FMX_TIMEOUT_SECONDS asks for more.", hint="Lower it, or use --autoscaler keda."
+        )
     prefix = "autoscaling.knative.dev"
     scaling = {
         f"{prefix}/class": f"kpa.{prefix}",
@@ -107,8 +115,8 @@ def knative(plan: Plan) -> tuple[Object, str]:
         "livenessProbe": probe("/livez", periodSeconds=10, failureThreshold=3, initialDelaySeconds=30),
     }
     pod = {
-        "containerConcurrency": targets.hard_limit,
-        "timeoutSeconds": math.ceil(plan.settings.timeout_seconds) + 5,
+        "containerConcurrency": min(targets.hard_limit, KNATIVE_CONCURRENCY),
+        "timeoutSeconds": seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "containers": [{**container(plan), "ports": [{"containerPort": PORT}], **probes}],

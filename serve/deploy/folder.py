@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def write_folder(plan: Plan, target: Path, *, force: bool = False) -> None:
         (working / RECORD).write_text(json_text(record))
         _let_everybody_read(working)
         if (target / KEYS).is_dir():
-            shutil.copytree(target / KEYS, working / KEYS)
+            (target / KEYS).rename(working / KEYS)  # the folder itself: a running container has it mounted
 
 
 def _let_everybody_read(folder: Path) -> None:

@@ -31,6 +31,14 @@ CARRIED = (
     "queue_rows",
     "batch_rows",
     "timeout_seconds",
+    "objective_ms",
+    "variant",
+    "pages",
+    "cors_origins",
+    "drift",
+    "drift_window_rows",
+    "drift_least_rows",
+    "drift_rows_per_second",
     "body_seconds",
     "drain_seconds",
     "max_body_bytes",
@@ -47,7 +55,7 @@ BYTES_A_PIXEL = 12
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/-]{0,200}(:[0-9]{1,5}/[a-z0-9._/-]{1,200})?(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,9 @@ class Plan:
     def variables(self) -> dict[str, str]:
         """The `FMX_...` variables that the written numbers stand and fall with."""
         given = {name: getattr(self.settings, name) for name in CARRIED if name in self.settings.model_fields_set}
-        shape = {"device": self.options.device, "workers": self.workers, "threads": self.threads}
+        shape: dict[str, str | int] = {"device": self.options.device, "workers": self.workers, "threads": self.threads}
+        if self.capacity is not None and self.capacity.variant != _variants_for(self.package, self.options.device)[0]:
+            shape["variant"] = self.capacity.variant  # it is what was measured
         return {f"FMX_{name.upper()}": str(value).removesuffix(".0") for name, value in {**shape, **given}.items()}
 
     @property
@@ -164,7 +174,7 @@ def plan_deployment(package: Package, settings: ServeSettings, options: Options)
         PackageError: no capacity was measured for so many workers on such a device.
     """
     wanted = options.workers or (settings.workers if "workers" in settings.model_fields_set else None)
-    capacity = _capacity_of(package, options.device, wanted)
+    capacity = _capacity_of(package, options.device, wanted, settings.variant)
     if capacity is None and options.autoscaler != "none":
         raise PackageError(
             f"The capacity of {package.name}{f' with {wanted} workers' if wanted else ''} was not measured.",
@@ -183,11 +193,15 @@ def plan_deployment(package: Package, settings: ServeSettings, options: Options)
     return Plan(options, package, settings, workers, threads, capacity, targets)
 
 
-def _capacity_of(package: Package, device: Device, workers: int | None) -> Capacity | None:
-    """Find the newest capacity of a variant that the device would be served."""
-    names = [variant.name for variant in package.manifest.variants if variant.requires.device == device]
-    if not names:  # fp32 alone: a GPU is served it too
-        return read_capacity(package, workers=workers)
+def _variants_for(package: Package, device: Device) -> list[str]:
+    """Give the variants that a device would be served, best first; fp32 alone serves a GPU too."""
+    own: list[str] = [variant.name for variant in package.manifest.variants if variant.requires.device == device]
+    return own or [variant.name for variant in package.manifest.variants]
+
+
+def _capacity_of(package: Package, device: Device, workers: int | None, variant: str | None) -> Capacity | None:
+    """Find the newest capacity of the variant that is set, or of any that the device would be served."""
+    names = [variant] if variant is not None else _variants_for(package, device)
     found = [capacity for name in names if (capacity := read_capacity(package, name, workers)) is not None]
     return max(found, key=lambda capacity: capacity.date, default=None)
 
@@ -205,11 +219,18 @@ def read_options(**given: Any) -> Options:
             faults.append(f"--{option} is {given[option]!r}: {', '.join(known)}")
     if given["most"] < given["least"]:
         faults.append(f"--max, {given['most']}, is below --min, {given['least']}")
-    if not _URL.fullmatch(given["prometheus"]):
+    port = re.search(r":(\d{1,5})(?:/|$)", given["prometheus"])
+    if not _URL.fullmatch(given["prometheus"]) or (port and not 1 <= int(port[1]) <= 65535):
         faults.append(f"--prometheus is {given['prometheus']!r}: such as http://prometheus.monitoring:9090")
     if faults:
         raise UsageError("; ".join(faults) + ".", hint="fmx deploy --help")
     return Options(**given)
+
+
+def not_carried(settings: ServeSettings) -> list[str]:
+    """Name the settings of this environment that the written files do not hold."""
+    elsewhere = {*CARRIED, "package", "workers", "threads", "device", "keys_file", "redis_url"}
+    return sorted(f"FMX_{name.upper()}" for name in settings.model_fields_set - elsewhere)
 
 
 def facts(plan: Plan) -> dict[str, Any]:

@@ -22,11 +22,21 @@ def selector(plan: Plan, *more: str, in_kubernetes: bool) -> str:
     return "{" + ",".join([*own, f'job="{plan.name}"', *more]) + "}"
 
 
+def grouping(*more: str, in_kubernetes: bool) -> str:
+    """Write what series are summed by: one Prometheus may scrape the same name in several namespaces."""
+    return ", ".join([*(["namespace"] if in_kubernetes else []), "job", *more])
+
+
+def recorded(name: str, plan: Plan, *, in_kubernetes: bool) -> str:
+    """Write a recorded series of this deployment alone."""
+    return f"job:{name}{selector(plan, in_kubernetes=in_kubernetes)}"
+
+
 def recording_rules(plan: Plan, *, in_kubernetes: bool) -> list[dict[str, Any]]:
     """Give the recording rules of a deployment."""
 
-    def rate(metric: str, window: str, *more: str, by: str = "job") -> str:
-        return f"sum by ({by}) (rate({metric}{selector(plan, *more, in_kubernetes=in_kubernetes)}[{window}]))"
+    def rate(metric: str, window: str, *more: str, by: tuple[str, ...] = ()) -> str:
+        return f"sum by ({grouping(*by, in_kubernetes=in_kubernetes)}) (rate({metric}{selector(plan, *more, in_kubernetes=in_kubernetes)}[{window}]))"
 
     def one(name: str, expression: str) -> dict[str, Any]:
         return {"record": f"job:{name}", "expr": expression}
@@ -39,7 +49,7 @@ def recording_rules(plan: Plan, *, in_kubernetes: bool) -> list[dict[str, Any]]:
         every, failed = rate("fmx_requests_total", window, CALLERS), rate("fmx_requests_total", window, CALLERS, 'status=~"5.."')
         rules.append(one(f"fmx_errors:ratio_rate{window}", f"({failed} or 0 * {every}) / {every}"))
     rules += [
-        one("fmx_request_seconds:p99_5m", f"histogram_quantile(0.99, {rate('fmx_request_seconds_bucket', '5m', PREDICTIONS, by='job, le')})"),
+        one("fmx_request_seconds:p99_5m", f"histogram_quantile(0.99, {rate('fmx_request_seconds_bucket', '5m', PREDICTIONS, by=('le',))})"),
         one("fmx_shed:ratio_rate5m", f"{rate('fmx_shed_total', '5m', OVERLOADED)} / {rate('fmx_requests_offered_total', '5m')}"),
     ]
     if plan.latency_objective_s is None:
@@ -48,6 +58,6 @@ def recording_rules(plan: Plan, *, in_kubernetes: bool) -> list[dict[str, Any]]:
     for window in WINDOWS:
         held, every = rate("fmx_request_seconds_bucket", window, PREDICTIONS, edge), rate("fmx_request_seconds_count", window, PREDICTIONS)
         rules.append(one(f"fmx_slow:ratio_rate{window}", f"1 - {held} / {every}"))
-    capacity = f"sum by (job) (fmx_capacity_requests_per_second{selector(plan, in_kubernetes=in_kubernetes)} > 0)"
+    capacity = f"sum by ({grouping(in_kubernetes=in_kubernetes)}) (fmx_capacity_requests_per_second{selector(plan, in_kubernetes=in_kubernetes)} > 0)"
     rules.append(one("fmx_utilisation:ratio_rate5m", f"{rate('fmx_requests_offered_total', '5m')} / {capacity}"))
     return rules

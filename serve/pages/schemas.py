@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from fmx.tasks.image_classification import ImageClassification
-from serve.crew import Direction
-from serve.inputs import MOST_LABELS
+from serve.inputs import MOST_LABELS, Direction
 from serve.oip import MOST_AXES, OUTPUTS
 from serve.settings import ServeSettings
 
