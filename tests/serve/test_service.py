@@ -367,7 +367,7 @@ def test_deadline_covers_decoding_and_what_is_past_it_is_not_decoded(
     monkeypatch.setenv("FMX_TIMEOUT_SECONDS", "0.5")
     service = Service("")
     begun = slow_decoding(monkeypatch, 0.4)
-    content = {"images": [base64.b64encode(image).decode() for image in digits]}
+    content = {"images": [base64.b64encode(image).decode() for image in (*digits, *digits)]}
     error_of(service.predict(json.dumps(content).encode(), kind="application/json"), 504, "deadline")
     service.close()
-    assert len(begun) == 2
+    assert len(begun) == 4  # two by each of two threads
