@@ -123,19 +123,22 @@ class Guard:
             seconds = time.monotonic() - started
             metrics.seconds_of(route).observe(seconds)
             if route not in PROBES:
-                self._write_down(scope, route, status, seconds)
+                self._write_down(scope, route, status, seconds, is_asked=not (status == 429 and not shed))
                 if self._tracer is not None:
                     self._trace(scope, route, status, started)
             request_context.reset(token)
 
-    def _write_down(self, scope: Scope, route: str, status: int, seconds: float) -> None:
-        """Log a request, and note it in the audit log where it asked for something that wants a caller."""
+    def _write_down(self, scope: Scope, route: str, status: int, seconds: float, *, is_asked: bool) -> None:
+        """Log a request, and note it in the audit log where it asked for something that wants a caller.
+
+        What was refused for want of room was not looked at: it is counted and logged, and writing it down too would take from the others.
+        """
         caller = scope.get("fmx.caller")
         key = caller.id if caller is not None else ""
         if self._settings.access_log == "on":
             facts = {"method": scope["method"], "route": route, "status": status, "ms": round(1e3 * seconds, 2), "key": key}
             access_log.info("%s %s %d", scope["method"], route, status, extra={"facts": facts})
-        if self._audit is not None and route in SCOPES:
+        if self._audit is not None and route in SCOPES and is_asked:
             named = {"request_id": scope["fmx.request_id"], "route": route, "status": status, "key": key}
             self._audit.write(**named, caller=caller.name if caller is not None else "", **scope.get("fmx.audit", {}))
 

@@ -72,6 +72,38 @@ def test_package_is_swapped_in_every_worker_under_load_and_no_request_fails(smal
     assert set(seen) == {(200, "old"), (200, "new")}
 
 
+def test_what_was_gone_back_to_is_served_by_a_worker_that_is_started_later(small_package: Package, image: bytes, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        copy_of(small_package, tmp_path / "packages" / name, name)
+    point_to(tmp_path, "old")
+    keys = tmp_path / "keys.json"
+    _, key = create_key(keys, "operator", scopes=("predict", "admin"))
+    with serving(tmp_path, Path("latest"), FMX_WORKERS="2", FMX_KEYS_FILE=str(keys)) as server, httpx.Client() as client:
+        assert eventually(lambda: metric(server, "fmx_workers_alive") == 2)
+        point_to(tmp_path, "new")
+        headers = {"X-API-Key": key}
+        assert httpx.post(f"{server.url}/v1/admin/reload", headers=headers, timeout=60).status_code == 200
+        answer = httpx.post(f"{server.url}/v1/admin/reload", headers=headers, json={"to": "previous"}, timeout=60)
+        assert [worker["version"] for worker in answer.json()["workers"]] == ["old", "old"]
+        victim = server.children()[0]
+        os.kill(victim, signal.SIGKILL)
+        assert eventually(lambda: victim not in server.children() and metric(server, "fmx_ready_workers") == 2)
+        answers = [httpx.post(f"{server.url}/v1/predict", content=image, headers={**headers, "Content-Type": "image/png"}) for _ in range(20)]
+        assert {answer.json()["model"]["version"] for answer in answers} == {"old"}
+        point_to(tmp_path, "old")  # the pointer moves again, and is followed again
+        assert eventually(lambda: ask(server, key, image, client).json()["model"]["version"] == "old")
+
+
+def test_fmx_serve_follows_latest_too(small_package: Package, image: bytes, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        copy_of(small_package, tmp_path / "packages" / name, name)
+    point_to(tmp_path, "old")
+    with serving(tmp_path, Path("latest"), program="fmx", FMX_AUTH="off") as server, httpx.Client() as client:
+        assert ask(server, "", image, client).json()["model"]["version"] == "old"
+        point_to(tmp_path, "new")
+        assert eventually(lambda: ask(server, "", image, client).json()["model"]["version"] == "new")
+
+
 def test_worker_killed_in_a_container_is_replaced_mlserver_1431(small_package: Package, image: bytes, tmp_path: Path) -> None:
     """MLServer#1431, BentoML#3669: a worker was killed, and the rest went on as if nothing were missing; BentoML replaces none in a container."""
     keys = tmp_path / "keys.json"

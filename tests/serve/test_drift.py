@@ -33,6 +33,7 @@ def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200) 
         metrics.drift_alarm.labels(name).set(0)
     reference = read_reference(predictor.package.folder, predictor.contract.labels)
     monitor = DriftMonitor(reference, window_rows=2000, least_rows=least_rows, rows_per_second=1e9)
+    monitor.show(shown=True)
     for row, probabilities in zip(rows, predictor.run_all(rows), strict=True):
         while monitor._rows.full():
             pass

@@ -365,6 +365,7 @@ def test_deadline_covers_decoding_and_what_is_past_it_is_not_decoded(
     monkeypatch.setenv("FMX_AUTH", "off")
     monkeypatch.setenv("FMX_THREADS", "1")
     monkeypatch.setenv("FMX_TIMEOUT_SECONDS", "0.5")
+    monkeypatch.setenv("FMX_MAX_IMAGES", "6")
     service = Service("")
     begun = slow_decoding(monkeypatch, 0.4)
     content = {"images": [base64.b64encode(image).decode() for image in (*digits, *digits)]}

@@ -56,6 +56,8 @@ def test_signed_token_is_let_in(verifier: TokenVerifier, name: str) -> None:
     assert verifier.verify(token(name)).scopes == {"predict"}
     assert verifier.verify(token(name, scp=["metrics"])).scopes == {"metrics"}
     assert verifier.verify(token(name, scope="openid")).scopes == frozenset()
+    assert verifier.verify(token(name, scope="admin fmx:predict")).scopes == {"predict"}  # another service's administrator
+    assert verifier.verify(token(name, scope="fmx:admin")).scopes == {"admin"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from fmx.errors import UsageError
 from serve.deploy.plan import AUTOSCALERS
 from serve.deploy.text import yaml_text
 from tests.serve.deploy.conftest import Written
@@ -118,6 +119,14 @@ def test_keda_asks_prometheus_for_the_same(written: Written) -> None:
         assert facts["ignoreNullValues"] == "false"
     assert spec["minReplicaCount"] >= 1  # without a pod there is no series to come back by
     assert spec["fallback"]["replicas"] == 2
+
+
+def test_knative_is_told_no_more_than_it_takes(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMX_QUEUE_ROWS", "2000")
+    assert read(written(autoscaler="knative"))["knative"]["spec"]["template"]["spec"]["containerConcurrency"] == 1000
+    monkeypatch.setenv("FMX_TIMEOUT_SECONDS", "900")
+    with pytest.raises(UsageError, match="Knative"):
+        written(autoscaler="knative")
 
 
 def test_knative_is_told_concurrency_and_a_hard_limit_above_it(written: Written) -> None:
