@@ -57,10 +57,10 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     if start is None:
         before += _normalising_nodes(graph, spec, transposed)
     else:
-        _feed_quantised_rows(graph, transposed)
         if start.constant is not None:
             before = [*_constant_channel(graph, start.constant), *before]
             before[-1].input[0] = "rows_with_constant"
+        before += _feed_quantised_rows(graph, transposed, start)
     after = [helper.make_node("Softmax", [LOGITS], [contract.output.name], "probabilities_of_logits", axis=-1)]
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:]
@@ -105,15 +105,21 @@ def _normalising_nodes(graph: onnx.GraphProto, spec: ImageInput, source: str) ->
     ]
 
 
-def _feed_quantised_rows(graph: onnx.GraphProto, source: str) -> None:
-    """Take out the QuantizeLinear of the input and give its consumers the raw rows: with the scale 1/std and zero point mean, they are equal."""
-    quantisers = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == NORMALISED]
-    readers = [node for node in graph.node if NORMALISED in node.input]
-    if len(quantisers) != 1 or len(readers) != 1:
-        raise ExportError("The quantised graph reads its input in more than one place.", hint="Export with --quantize none.")
-    quantised = quantisers[0].output[0]
-    graph.node.remove(quantisers[0])
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name == quantised:
-                node.input[i] = source
+def _feed_quantised_rows(graph: onnx.GraphProto, source: str, start: Start) -> list[onnx.NodeProto]:
+    """Take out the QuantizeLinear of the input and give its consumers the raw rows: with the scale 1/std and zero point mean, they are equal.
+
+    Returns:
+        What a first layer that stays float reads: the rows dequantised. Nothing where all that reads them is quantised.
+    """
+    for quantiser in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == NORMALISED]:
+        graph.node.remove(quantiser)
+        for node in graph.node:
+            for i, name in enumerate(node.input):
+                if name == quantiser.output[0]:
+                    node.input[i] = source
+    if not any(NORMALISED in node.input for node in graph.node):
+        return []
+    scale = numpy_helper.from_array(np.array(start.scale, np.float32), "rows_scale")
+    zero_point = numpy_helper.from_array(np.array(start.zero_point, np.uint8), "rows_zero_point")
+    graph.initializer.extend([scale, zero_point])
+    return [helper.make_node("DequantizeLinear", [source, scale.name, zero_point.name], [NORMALISED], "dequantise_rows")]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from export.exporter import export_body
 from export.graph import LOGITS, NORMALISED, serving_graph
 from export.probe import measure_noise
-from export.quantize import prepare_body, quantize_body
+from export.quantize import layers_of, prepare_body, quantize_body
 from export.start import Start, normalised, start_at_raw_rows
 from finetune.network import Network, build_network
 from fmx.contract import ImageInput
@@ -111,6 +111,25 @@ def test_int8_graph_from_raw_rows_equals_the_one_behind_float_preprocessing(fami
     expected = logits(quantised, feed_for(start, spec)(rows))
     expected = np.exp(expected - expected.max(axis=1, keepdims=True))
     assert answers == pytest.approx(expected / expected.sum(axis=1, keepdims=True), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["lite0", "resnet"])
+def test_first_layer_that_stays_float_reads_the_rows_dequantised(family: str, request: pytest.FixtureRequest) -> None:
+    """The search may put the very first layer back to float, to hold its budget."""
+    _, spec, body = request.getfixturevalue(family)
+    raw, start = start_at_raw_rows(body, spec)
+    rows = random_rows(16, spec)
+    prepared = prepare_body(raw)
+    kept = (layers_of(prepared)[0].name,)
+    quantised = quantize_body(prepared, ranges_of(prepared, rows, feed_for(start, spec)), HERE, start=start, keep_float=kept)
+    graph = serving_graph(quantised, contract_for(spec), "0" * 64, start)
+    assert next(node for node in graph.graph.node if NORMALISED in node.output).op_type == "DequantizeLinear"
+    answers = Predictor(graph.SerializeToString(), contract_for(spec), threads=1).run(rows)
+    expected = logits(quantised, feed_for(start, spec)(rows))
+    expected = np.exp(expected - expected.max(axis=1, keepdims=True))
+    assert answers == pytest.approx(
+        expected / expected.sum(axis=1, keepdims=True), abs=0.01
+    )  # a float layer rounds otherwise in another graph, and what it gives is quantised
 
 
 def test_first_weights_hold_the_constant_channel_within_the_others_size(resnet: Exported) -> None:
