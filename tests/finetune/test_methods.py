@@ -100,7 +100,7 @@ def test_adapters_cover_attention_once_and_never_the_head() -> None:
 
 
 def test_probe_on_augmented_views_uses_them(digit_folder: MakeFolder) -> None:
-    options: dict[str, Any] = {"data": str(digit_folder(3, 16)), "size": 32, "epochs": 3, "method": "linear-probe"}
+    options: dict[str, Any] = {"data": str(digit_folder(3, 16)), "size": 32, "epochs": 3, "method": "linear-probe", "precision": "fp32"}
     plain, viewed = train_run(**options), train_run(**options, probe_views=2)
     assert plain.info.weights_sha256 != viewed.info.weights_sha256
     assert viewed.info.weights_sha256 == train_run(**options, probe_views=2).info.weights_sha256
@@ -193,7 +193,14 @@ def test_network_with_two_heads_is_refused() -> None:
 
 
 def test_views_of_a_probe_do_not_depend_on_what_was_cached_before(digit_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"data": str(digit_folder(2, 16)), "size": 32, "epochs": 2, "method": "linear-probe", "augment": "trivial"}
+    options: dict[str, Any] = {
+        "data": str(digit_folder(2, 16)),
+        "size": 32,
+        "epochs": 2,
+        "method": "linear-probe",
+        "augment": "trivial",
+        "precision": "fp32",
+    }
     train_run(**options, probe_views=1)
     grown = train_run(**options, probe_views=2)
     monkeypatch.setenv("FMX_CACHE", str(tmp_path / "another"))
