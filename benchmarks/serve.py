@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import sklearn.datasets
 from PIL import Image
 
 from benchmarks.serve_load import Client, request_bytes
+from benchmarks.serve_peers import check
 from benchmarks.serve_peers.peers import PEERS, Peer
 from benchmarks.serve_peers.processes import Running, running
 from fmx import host
@@ -36,7 +36,6 @@ from serve.access.keys import create_key
 from serve.scaling.load import Observed
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
-PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 SIDE, QUALITY = 500, 85
 """Photographs are scaled down to this longer side: 25 and 47 kB, as a phone's upload to a classifier."""
 CALLERS = (1, 4, 16)
@@ -134,8 +133,8 @@ def fmx_as_it_comes(folder: Path, variant: str, home: Path, workers: int = 1) ->
 def photographs() -> list[bytes]:
     """Give two real photographs as JPEGs."""
     encoded = []
-    for name in PHOTOGRAPHS:
-        image = Image.open(Path(sklearn.datasets.__file__).parent / "images" / name)
+    for original in check.photographs():
+        image = Image.open(io.BytesIO(original))
         image.thumbnail((SIDE, SIDE))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=QUALITY)

@@ -1,19 +1,16 @@
 """A light HTTP client for benchmarks/serve.py: keep-alive connections on raw asyncio protocols, so that it takes little of the cores that it shares.
 
-Closed loop keeps so many requests under way. Open loop sends at Poisson times, and a latency counts from the intended time of sending.
+The loops are those of `fmx capacity` (serve/scaling/load.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from serve.scaling.load import Observed
+from serve.scaling.load import Observed, closed_loop, open_loop
 
 LOST = 0
 """The status of a request whose connection broke."""
@@ -93,41 +90,20 @@ class Client:
 
     async def closed_loop(self, callers: int, seconds: float) -> Observed:
         """Keep so many requests under way."""
-        observed, started = Observed(seconds), time.perf_counter()
-
-        async def call(number: int) -> None:
-            while (sent := time.perf_counter()) < started + seconds:
-                status, _ = await self.ask(number)
-                observed.count(status, time.perf_counter() - sent)
-                number += callers
-
-        await asyncio.gather(*(call(number) for number in range(callers)))
-        observed.seconds = time.perf_counter() - started
-        return observed
+        return await closed_loop(self._status, callers, seconds)
 
     async def open_loop(self, rate: float, seconds: float, seed: int = 0) -> Observed:
         """Send so many requests a second at Poisson times, whatever comes back."""
-        times = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate, max(1, round(rate * seconds))))
-        observed, started, sent = Observed(0.0), time.perf_counter() + 0.02, []
-
-        async def call(number: int, intended: float) -> None:
-            status, _ = await self.ask(number)
-            observed.count(status, time.perf_counter() - intended)
-
-        for number, at in enumerate(times):
-            wait = started + at - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            sent.append(asyncio.create_task(call(number, started + float(at))))
-        await asyncio.gather(*sent)
-        observed.seconds = time.perf_counter() - started
-        return observed
+        return await open_loop(self._status, rate, seconds, seed)
 
     def close(self) -> None:
         """Close every connection."""
         for connection in self._free:
             connection.close()
         self._free.clear()
+
+    async def _status(self, number: int) -> int:
+        return (await self.ask(number))[0]
 
     async def _connection(self) -> _Connection:
         while self._free:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from fmx.gpu import GpuRunner
 from fmx.host import usable_cpus
 from fmx.package import Package, load_package
 from fmx.tasks import task_named
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 EVALUATION_BATCH = 64
 GOLDEN_BATCH = 4
@@ -46,15 +43,9 @@ class Predictor:
         self.contract = contract
         self.task = task_named(contract.task)(contract.labels, contract.input)
         self.device = device
-        self._on_gpu: GpuRunner | None = None
-        if device == "cuda":
-            self._session, self._on_gpu = self._open_on_gpu(model, threads)
-        else:
-            self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
-
-    def _open_on_gpu(self, model: Path | bytes, threads: int) -> tuple[onnxruntime.InferenceSession, GpuRunner]:
-        session = runtime.open_session(model, threads=threads, device="cuda")
-        return session, GpuRunner(session, self.task.input_name, self.contract.output.name, self.task.row_shape, len(self.contract.labels))
+        self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
+        names = self.task.input_name, contract.output.name
+        self._on_gpu = GpuRunner(self._session, *names, self.task.row_shape, len(contract.labels)) if device == "cuda" else None
 
     def run(self, rows: np.ndarray) -> np.ndarray:
         """Run one batch.

@@ -69,14 +69,16 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         return json_response(oip.server_metadata(version("fmx-toolkit")))
 
     async def model(request: Request) -> Response:
-        return json_response(oip.model_metadata(_named(engine.opened(), request), engine.execution))
+        served = engine.now()
+        return json_response(oip.model_metadata(_named(served.predictor, request), served.opened.words))
 
     async def model_ready(request: Request) -> Response:
-        name = _named(engine.opened(), request).package.name
+        name = _named(engine.now().predictor, request).package.name
         return json_response({"name": name, "ready": True})
 
     async def autoscale(request: Request) -> Response:
-        return json_response(scaler.standing(engine.opened().package, engine.opened().variant.name))
+        predictor = engine.now().predictor
+        return json_response(scaler.standing(predictor.package, predictor.variant.name))
 
     async def client_schema(request: Request) -> Response:
         return json_response({"name": "fmx", "type": "service", "routes": [CLIENT_ENDPOINT]})

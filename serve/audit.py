@@ -26,13 +26,13 @@ import orjson
 from fmx import host
 from fmx.errors import DataError
 from serve import metrics
+from serve.background import end
 from serve.masking import encodable
 
 START = "0" * 64
 HEAD_BYTES = 128
 MOST_WAITING = 100_000
 """Entries; a disk that hangs must not fill the memory."""
-CLOSE_SECONDS = 10.0
 log = logging.getLogger("fmx.serve")
 
 
@@ -75,9 +75,7 @@ class AuditLog:
 
     def close(self) -> None:
         """Write what waits, and end the thread; a disk that hangs is not waited for."""
-        with contextlib.suppress(queue.Full):
-            self._entries.put(None, timeout=CLOSE_SECONDS)
-        self._thread.join(CLOSE_SECONDS)
+        end(self._thread, self._entries)
 
     def _work(self) -> None:
         is_open = True

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography import x509
-
 from fmx.errors import SurroundingsError
 
 
@@ -15,6 +13,8 @@ def certificate_end(path: Path) -> float:
     Raises:
         SurroundingsError: no such file, or no certificate in it.
     """
+    from cryptography import x509  # it takes megabytes in every process
+
     hint = "FMX_TLS_CERTIFICATE names a PEM file: the one that bentoml serve --ssl-certfile is given."
     try:
         certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import queue
@@ -14,9 +13,9 @@ import numpy as np
 
 from fmx.drift import counts_of, kolmogorov_smirnov, reference_counts, stability_index
 from serve import metrics
+from serve.background import end
 
 EVALUATE_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
 log = logging.getLogger("fmx.serve")
 
 
@@ -69,9 +68,7 @@ class DriftMonitor:
 
     def close(self) -> None:
         """Evaluate once more, and end the thread; one that hangs is not waited for."""
-        with contextlib.suppress(queue.Full):
-            self._rows.put(None, timeout=CLOSE_SECONDS)
-        self._thread.join(CLOSE_SECONDS)
+        end(self._thread, self._rows)
 
     def _empty(self) -> dict[str, np.ndarray]:
         return {name: np.zeros_like(counts) for name, counts in self._reference.items()}
@@ -83,6 +80,7 @@ class DriftMonitor:
             try:
                 taken = self._rows.get(timeout=EVALUATE_SECONDS)
             except queue.Empty:
+                self._evaluate()
                 continue
             if taken is None:
                 is_open = False

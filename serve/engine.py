@@ -116,14 +116,11 @@ class Engine:
         served = self._served
         return served.names if served is not None else ("", "", "", "")
 
-    def opened(self) -> PackagePredictor:
+    def now(self) -> Served:
         """Give what is served. Raises: `NotReadyError`."""
-        return self._now().predictor
-
-    @property
-    def execution(self) -> str:
-        """How rows run here, in words."""
-        return self._now().opened.words
+        if self._served is None:
+            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
+        return self._served
 
     async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float, served: Served | None = None) -> Answer:
         """Answer the inputs of one request, in order.
@@ -137,7 +134,7 @@ class Engine:
             InputError, TooLargeError: an input that cannot be read; the request then has no answer.
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
-        served = served or self._now()
+        served = served or self.now()
         self._check_wait(served, len(inputs))
         with self._inside.admit(len(inputs)):
             pending = served.batcher.submit(inputs, deadline)
@@ -155,35 +152,32 @@ class Engine:
             self._check_wait(self._served, 1)
 
     def _check_wait(self, served: Served, rows: int) -> None:
-        """Refuse at once what would be answered later than the objective: whoever is let in is answered within it. Raises: `OverloadedError`."""
+        """Refuse at once what would be answered later than the objective. Raises: `OverloadedError`."""
         wait_s = served.batcher.wait_s(rows)
         if wait_s > OBJECTIVE_SHARE * served.objective_s:
             waits = f"Answers take {1e3 * wait_s:.0f} ms already, of {1e3 * served.objective_s:.0f} that are the objective."
             raise OverloadedError(waits, retry_after_s=self._inside.retry_after())
 
-    def swap(self) -> str:
+    def swap(self) -> None:
         """Serve, from the next request on, what is to be served now; what was served is kept.
 
         Whoever is inside is answered by what they came to. Nothing changes where the new package is refused, or is the one that is served.
         Blocks while the package is opened; not for the event loop.
 
-        Returns:
-            The digest that is served now.
-
         Raises:
             FmxError: there is no such package, or it is refused.
         """
         with self._changing:
-            now = self._now()
+            now = self.now()
             try:
                 folder = self._target()
                 if _is_still(now, folder):
-                    return now.predictor.package.digest
+                    return
                 if self._before is not None and _is_still(self._before, folder):
                     self._serve(self._before, before=now)
                     metrics.swaps.labels("rolled_back").inc()
                     log.warning("Rolled back to %s %s.", *self.names[:2])
-                    return self._now().predictor.package.digest
+                    return
                 served = open_served(folder, self._settings, like=now)
             except Exception as error:
                 metrics.swaps.labels("refused").inc()
@@ -191,12 +185,11 @@ class Engine:
                 raise
             if served.names == now.names:
                 served.close()
-                return now.predictor.package.digest
+                return
             if self._before is not None:
                 self._before.close()
             self._serve(served, before=now)
             metrics.swaps.labels("swapped").inc()
-            return served.predictor.package.digest
 
     @property
     def folder_before(self) -> Path:
@@ -205,17 +198,8 @@ class Engine:
             raise RefusedError("There is nothing to go back to.", hint="Only the package before the last swap is kept.")
         return self._before.predictor.package.folder
 
-    def now(self) -> Served:
-        """Give what is served. Raises: `NotReadyError`."""
-        return self._now()
-
     def _target(self) -> Path:
         return self.pinned if self.pinned is not None and self.pinned.is_dir() else package_path(self._settings)
-
-    def _now(self) -> Served:
-        if self._served is None:
-            raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
-        return self._served
 
     def _serve(self, served: Served, before: Served | None) -> None:
         if before is not None:

@@ -42,8 +42,7 @@ class Exchange:
     async def receive(self) -> Message:
         """Receive the next part of the body. Raises: `TooLargeError`, `SlowBodyError`, `DeadlineError`."""
         message = await (self._receive() if self._read_to_end else self._receive_in_time())
-        self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
-        self._taken += len(message.get("body", b""))
+        self._count(message)
         if self._taken > self._limit:
             raise too_long(self._limit)
         return message
@@ -79,9 +78,11 @@ class Exchange:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self._read_to_end and self._taken < self._limit + LINGER_BYTES:
-                    message = await self._receive()
-                    self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
-                    self._taken += len(message.get("body", b""))
+                    self._count(await self._receive())
+
+    def _count(self, message: Message) -> None:
+        self._read_to_end = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        self._taken += len(message.get("body", b""))
 
 
 def too_long(limit: int) -> TooLargeError:

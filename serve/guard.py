@@ -124,8 +124,7 @@ class Guard:
             metrics.seconds_of(route).observe(seconds)
             if route not in PROBES:
                 self._write_down(scope, route, status, seconds, is_asked=not (status == 429 and not shed))
-                if self._tracer is not None:
-                    self._trace(scope, route, status, started)
+                self._trace(scope, route, status, started)
             request_context.reset(token)
 
     def _write_down(self, scope: Scope, route: str, status: int, seconds: float, *, is_asked: bool) -> None:
@@ -189,7 +188,7 @@ class Guard:
         if route == "/metrics":
             await self._gate.admit_to_metrics(partial(_header, scope))
             with contextlib.suppress(NotReadyError):
-                predictor = self._engine.opened()
+                predictor = self._engine.now().predictor
                 self._scaler.standing(predictor.package, predictor.variant.name)  # sets its gauges
             return Response(await asyncio.to_thread(metrics.render), headers={"content-type": metrics.CONTENT_TYPE})
         if route in PAGES:

@@ -89,19 +89,18 @@ def _is_like(like: Opened, package: Package, variant: Variant) -> bool:
 
 
 def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: ServeSettings) -> Opened:
-    row = _a_row(single)
+    row, threads = _a_row(single), settings.worker_threads
     alone_ms = 1e3 * _seconds_a_call(single.run, row)
     words = f"a lone row {alone_ms:.2f} ms on 1 thread"
     if whole is not None:
         whole_ms = 1e3 * _seconds_a_call(whole.run, row)
-        words += f", {whole_ms:.2f} on {settings.worker_threads}"
+        words += f", {whole_ms:.2f} on {threads}"
         if whole_ms * WORTHWHILE > alone_ms:
             whole = None
     batch_rows, rates = _best_batch(single.run, row, settings)
     measured = ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
-    words += f"; many on {settings.worker_threads} x 1: {measured}; batches up to {batch_rows}"
+    words += f"; many on {threads} x 1: {measured}; batches up to {batch_rows}"
     run_alone = whole.run if whole is not None else None
-    threads = settings.worker_threads
     return Opened(single, Lanes(single.run, threads, run_alone, threads + SPARE, batch_rows, batch_rows, threads / max(rates.values())), words)
 
 
@@ -147,7 +146,7 @@ def _seconds_a_call(run: Run, rows: np.ndarray) -> float:
 def _rows_a_second(run: Run, rows: np.ndarray, threads: int) -> float:
     """Run batches side by side in threads."""
     barrier, counts = Barrier(threads + 1), [0] * threads
-    until = [0.0]
+    until = [float("inf")]  # set once everybody has begun
 
     def work(number: int) -> None:
         barrier.wait()
@@ -159,7 +158,6 @@ def _rows_a_second(run: Run, rows: np.ndarray, threads: int) -> float:
     workers = [Thread(target=work, args=(number,), daemon=True) for number in range(threads)]
     for worker in workers:
         worker.start()
-    until[0] = float("inf")  # set once everybody is warm
     barrier.wait()
     started = time.perf_counter()
     until[0] = started + MEASURE_SECONDS

@@ -18,10 +18,10 @@ from fmx.errors import PackageError
 from fmx.package import Package, find_package, load_package
 from fmx.predictor import PackagePredictor
 from serve import metrics
+from serve.background import end
 
 NICENESS = 10
 WAITING_ROWS = 64
-CLOSE_SECONDS = 5.0
 log = logging.getLogger("fmx.serve")
 
 
@@ -74,9 +74,7 @@ class Shadow:
 
     def close(self) -> None:
         """Run what waits, and end the thread; one that hangs is not waited for."""
-        with contextlib.suppress(queue.Full):
-            self._rows.put(None, timeout=CLOSE_SECONDS)
-        self._thread.join(CLOSE_SECONDS)
+        end(self._thread, self._rows)
 
     def _work(self) -> None:
         with contextlib.suppress(OSError, AttributeError):  # a thread has a niceness of its own on Linux alone

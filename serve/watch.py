@@ -64,7 +64,7 @@ class Watch:
         self._crew.close()
 
     def _work(self) -> None:
-        vitals = Vitals(workers=self._settings.workers, gpu=self._settings.device != "cpu" and choose_device(self._settings.device) != "cpu")
+        vitals = Vitals(workers=self._settings.workers, gpu=choose_device(self._settings.device) != "cpu")
         update_at = 0.0
         while not self._ended.wait(TICK_SECONDS):
             try:

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import psutil
 
 from benchmarks.serve_peers.environments import python_of
 from benchmarks.serve_peers.peers import Peer
+from serve.scaling.replica import becomes_ready
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
@@ -66,24 +65,11 @@ def running(peer: Peer, *, environments: Path, port: int, package: Path, variant
             command = [part.format(**places) for part in peer.command]
             server = subprocess.Popen(command, env=variables, cwd=home, stdout=output, stderr=subprocess.STDOUT)
         try:
-            if not _becomes_ready(f"http://127.0.0.1:{port}{peer.ready}", server):
+            if not becomes_ready(f"http://127.0.0.1:{port}", server, START_SECONDS, peer.ready):
                 raise SystemExit(f"{' '.join(command)} did not become ready:\n{log.read_text(errors='replace')[-3000:]}")
             yield Running(f"http://127.0.0.1:{port}{peer.path}", server.pid, time.perf_counter() - started, log)
         finally:
             _stop(server)
-
-
-def _becomes_ready(url: str, server: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as found:
-                if found.status == 200:
-                    return True
-        except (urllib.error.URLError, OSError):
-            pass
-        time.sleep(0.1)
-    return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fmx import templates
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -26,8 +27,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]
 
 def render(template: str, **values: Any) -> str:
     """Fill a template of this package; a missing value is an error."""
-    environment = Environment(loader=PackageLoader("serve.deploy"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(template).render(**values)
+    return templates.render("serve.deploy", template, values, is_markup=False)
 
 
 def yaml_text(content: Any, comment: str = "") -> str:

@@ -10,10 +10,10 @@ import hashlib
 from pathlib import Path
 
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import Response
 
+from fmx.templates import render
 from serve.headers import NO_CONTENT_POLICY
 from serve.inputs import DEFAULT_LABELS, MOST_LABELS
 from serve.pages.openapi import openapi
@@ -29,9 +29,9 @@ class Pages:
     def __init__(self, settings: ServeSettings) -> None:
         described = openapi(settings)
         style, script = _asset("page.css"), _asset("page.js")
-        values = {"auth": settings.auth, "labels": DEFAULT_LABELS, "most_labels": MOST_LABELS}
-        page = _render("page.html.j2", style=style, script=script, docs=DOCS[1:], predict=PREDICT[1:], **values)
-        docs = _render("docs.html.j2", style=style, api=described, source=OPENAPI[1:])
+        values = {"style": style, "script": script, "auth": settings.auth, "labels": DEFAULT_LABELS, "most_labels": MOST_LABELS}
+        page = render("serve.pages", "page.html.j2", {**values, "docs": DOCS[1:], "predict": PREDICT[1:]}, folder="")
+        docs = render("serve.pages", "docs.html.j2", {"style": style, "api": described, "source": OPENAPI[1:]}, folder="")
         policy = f"style-src {_hash(style)}; img-src blob: data:"
         self._answers = {
             PAGE: (page, "text/html", f"{NO_CONTENT_POLICY}; {policy}; script-src {_hash(script)}; connect-src 'self'; {TRUSTED}"),
@@ -55,9 +55,3 @@ def _asset(name: str) -> Markup:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _render(template: str, **values: object) -> str:
-    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["json"] = lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    return environment.get_template(template).render(**values)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -55,6 +55,49 @@ class Observed:
             self.latencies.append(latency)
 
 
+Send = Callable[[int], Awaitable[int]]
+"""Sends the request of a number, and gives the status of its answer; 0 for none."""
+
+
+async def closed_loop(send: Send, callers: int, seconds: float) -> Observed:
+    """Keep so many requests under way."""
+    observed, started = Observed(seconds), time.perf_counter()
+
+    async def call(number: int) -> None:
+        while (sent := time.perf_counter()) < started + seconds:
+            observed.count(await send(number), time.perf_counter() - sent)
+            number += callers
+
+    await asyncio.gather(*(call(number) for number in range(callers)))
+    observed.seconds = time.perf_counter() - started
+    return observed
+
+
+async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0) -> Observed:
+    """Send at Poisson times, whatever comes back; a latency counts from the intended time of sending.
+
+    Args:
+        send: one request.
+        rate: requests a second.
+        seconds: of sending.
+        seed: of the arrival times.
+    """
+    times = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate, max(1, round(rate * seconds))))
+    observed, started, sending = Observed(0.0), time.perf_counter() + 0.05, []
+
+    async def call(number: int, intended: float) -> None:
+        observed.count(await send(number), time.perf_counter() - intended)
+
+    for number, at in enumerate(times):
+        wait = started + at - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        sending.append(asyncio.create_task(call(number, started + float(at))))
+    await asyncio.gather(*sending)
+    observed.seconds = time.perf_counter() - started
+    return observed
+
+
 class Load:
     """Sends encoded inputs, in turn, to one service."""
 
@@ -93,48 +136,21 @@ class Load:
                 f"{self._root} does not answer as fmx does ({type(error).__name__}).", hint="fmx serve starts a service."
             ) from error
 
-    async def closed_loop(self, concurrency: int, seconds: float) -> Observed:
+    async def closed_loop(self, callers: int, seconds: float) -> Observed:
         """Keep so many requests under way."""
-        observed, started = Observed(seconds), time.perf_counter()
-
-        async def caller(number: int) -> None:
-            turn = number
-            while time.perf_counter() < started + seconds:
-                await self._send(turn, time.perf_counter(), observed)
-                turn += concurrency
-
-        await asyncio.gather(*(caller(number) for number in range(concurrency)))
-        observed.seconds = time.perf_counter() - started
-        return observed
+        return await closed_loop(self._send, callers, seconds)
 
     async def open_loop(self, rate: float, seconds: float, seed: int = 0) -> Observed:
-        """Send at Poisson times, whatever comes back.
+        """Send at Poisson times, whatever comes back."""
+        return await open_loop(self._send, rate, seconds, seed)
 
-        Args:
-            rate: requests a second.
-            seconds: of sending.
-            seed: of the arrival times.
-        """
-        random = np.random.default_rng(seed)
-        times = np.cumsum(random.exponential(1.0 / rate, max(1, round(rate * seconds))))
-        observed, started, sending = Observed(0.0), time.perf_counter() + 0.05, []
-        for number, at in enumerate(times):
-            wait = started + at - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            sending.append(asyncio.create_task(self._send(number, started + float(at), observed)))
-        await asyncio.gather(*sending)
-        observed.seconds = time.perf_counter() - started
-        return observed
-
-    async def _send(self, number: int, intended: float, observed: Observed) -> None:
+    async def _send(self, number: int) -> int:
         body, kind = self._bodies[number % len(self._bodies)]
-        status = 0
         try:
             if self._session is not None:
                 async with self._session.post(self._url, data=body, headers={"Content-Type": kind}) as answer:
                     await answer.read()
-                    status = answer.status
+                    return answer.status
         except (aiohttp.ClientError, TimeoutError):
-            status = 0
-        observed.count(status, time.perf_counter() - intended)
+            pass
+        return 0

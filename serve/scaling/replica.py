@@ -57,12 +57,12 @@ def replica_of(package: Package, workers: int) -> Iterator[str]:
                 server.wait()
 
 
-def becomes_ready(url: str, server: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait until a service that was started answers that it is ready; false when it ends before, or takes longer."""
+def becomes_ready(url: str, server: subprocess.Popen[bytes], seconds: float, path: str = "/readyz") -> bool:
+    """Wait until a server that was started answers that it is ready; false when it ends before, or takes longer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and server.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"{url}{path}", timeout=2) as answer:
                 if answer.status == 200:
                     return True
         except (urllib.error.URLError, OSError):

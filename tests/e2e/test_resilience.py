@@ -17,7 +17,7 @@ from fmx.package import Package
 from serve.access.keys import create_key
 from tests.e2e.conftest import BIN, ROOT, Server, environment, eventually, free_port, serving, wait_until_ready
 from tests.e2e.test_server import metric
-from tests.serve.test_swap import copy_of, point_to
+from tests.serve.test_swap import lay_out, point_to
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,7 @@ def under_load(
 
 
 def test_package_is_swapped_in_every_worker_under_load_and_no_request_fails(small_package: Package, image: bytes, tmp_path: Path) -> None:
-    for name in ("old", "new"):
-        copy_of(small_package, tmp_path / "packages" / name, name)
-    point_to(tmp_path, "old")
+    lay_out(small_package, tmp_path)
     keys = tmp_path / "keys.json"
     _, key = create_key(keys, "operator", scopes=("predict", "admin"))
     with serving(tmp_path, Path("latest"), FMX_WORKERS="2", FMX_KEYS_FILE=str(keys), FMX_FOLLOW="off") as server:
@@ -73,9 +71,7 @@ def test_package_is_swapped_in_every_worker_under_load_and_no_request_fails(smal
 
 
 def test_what_was_gone_back_to_is_served_by_a_worker_that_is_started_later(small_package: Package, image: bytes, tmp_path: Path) -> None:
-    for name in ("old", "new"):
-        copy_of(small_package, tmp_path / "packages" / name, name)
-    point_to(tmp_path, "old")
+    lay_out(small_package, tmp_path)
     keys = tmp_path / "keys.json"
     _, key = create_key(keys, "operator", scopes=("predict", "admin"))
     with serving(tmp_path, Path("latest"), FMX_WORKERS="2", FMX_KEYS_FILE=str(keys)) as server, httpx.Client() as client:
@@ -95,9 +91,7 @@ def test_what_was_gone_back_to_is_served_by_a_worker_that_is_started_later(small
 
 
 def test_fmx_serve_follows_latest_too(small_package: Package, image: bytes, tmp_path: Path) -> None:
-    for name in ("old", "new"):
-        copy_of(small_package, tmp_path / "packages" / name, name)
-    point_to(tmp_path, "old")
+    lay_out(small_package, tmp_path)
     with serving(tmp_path, Path("latest"), program="fmx", FMX_AUTH="off") as server, httpx.Client() as client:
         assert ask(server, "", image, client).json()["model"]["version"] == "old"
         point_to(tmp_path, "new")

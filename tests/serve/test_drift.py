@@ -13,6 +13,7 @@ from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from serve import metrics
 from serve.drift import DriftMonitor, read_reference
+from tests.e2e.conftest import eventually
 
 
 def alarms() -> dict[str, float]:
@@ -40,6 +41,17 @@ def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200) 
         monitor.offer(row, probabilities)
     monitor.close()
     return alarms()
+
+
+def test_rows_before_a_quiet_spell_are_judged_without_another_one(seen: tuple[PackagePredictor, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.drift.EVALUATE_SECONDS", 0.2)
+    predictor, rows = seen
+    reference = read_reference(predictor.package.folder, predictor.contract.labels)
+    monitor = DriftMonitor(reference, window_rows=2000, least_rows=200, rows_per_second=1e9)
+    monitor.show(shown=True)
+    monitor.offer(rows[0], predictor.run(rows[:1])[0])
+    assert eventually(lambda: metrics.drift_rows._value.get() == 1, 5)
+    monitor.close()
 
 
 def test_rows_like_the_reference_raise_no_alarm(seen: tuple[PackagePredictor, np.ndarray]) -> None:

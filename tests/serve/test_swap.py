@@ -31,11 +31,16 @@ def point_to(home: Path, name: str) -> None:
     (home / "packages" / "latest").write_text(f"{name}\n")
 
 
+def lay_out(package: Package, home: Path) -> None:
+    """Two packages, old and new, of which the old one is the latest."""
+    for name in ("old", "new"):
+        copy_of(package, home / "packages" / name, name)
+    point_to(home, "old")
+
+
 @pytest.fixture
 def home(small_package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("old", "new"):
-        copy_of(small_package, tmp_path / "packages" / name, name)
-    point_to(tmp_path, "old")
+    lay_out(small_package, tmp_path)
     monkeypatch.setenv("FMX_HOME", str(tmp_path))
     monkeypatch.setenv("FMX_KEYS_FILE", str(tmp_path / "keys.json"))
     return tmp_path
