@@ -14,7 +14,6 @@ from fmx.errors import missing_extra
 
 DISTRIBUTION = "fmx-toolkit"
 GPU, CPU = "onnxruntime-gpu", "onnxruntime"
-NVML = "nvidia-ml-py"
 IMAGE_IS_LINUX = {"os_name": "posix", "sys_platform": "linux", "platform_system": "Linux"}
 NEWEST_CUDA = 13
 """That the newest onnxruntime-gpu is built for."""
@@ -25,7 +24,7 @@ def pinned(device: str) -> dict[str, str]:
 
     Args:
         device: `cpu` or `cuda`. Where onnxruntime-gpu is not installed here, its version is left to pip, up to onnxruntime's here: releases
-            of the two are built from the same source, and the GPU's may come later. So is NVML's, which needs nothing else.
+            of the two are built from the same source, and the GPU's may come later.
 
     Raises:
         SurroundingsError: one of them is not installed here, so there is no version to pin.
@@ -39,9 +38,6 @@ def pinned(device: str) -> dict[str, str]:
         if (name, frozenset(requirement.extras)) in asked:
             continue
         asked.add((name, frozenset(requirement.extras)))
-        if name == NVML and not _is_installed(NVML):
-            found[name] = str(requirement.specifier)
-            continue
         is_elsewhere = name == GPU and not _is_installed(GPU)
         installed = _installed(CPU if is_elsewhere else name)
         found[name] = f"{requirement.specifier},<={installed.version}" if is_elsewhere else f"=={installed.version}"
