@@ -40,11 +40,8 @@ class Vitals:
 
 
 def _gpus() -> list[tuple[Any, Any]]:
-    try:
-        import pynvml
-    except ImportError:
-        log.warning("The GPU's load and memory are not shown: nvidia-ml-py is not installed (extra gpu).")
-        return []
+    import pynvml  # BentoML brings it
+
     try:
         pynvml.nvmlInit()
         return [(pynvml, pynvml.nvmlDeviceGetHandleByIndex(number)) for number in range(pynvml.nvmlDeviceGetCount())]
