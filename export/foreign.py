@@ -215,7 +215,7 @@ def _write(
         expected = Predictor(path, contract, threads=host.usable_cpus()).run(golden)
         np.savez(folder / "golden.npz", allow_pickle=False, rows=golden, **{variant_name: expected})
         if evaluated is not None:
-            reference = reference_statistics(evaluated[0].images, evaluated[1], contract.labels)
+            reference = reference_statistics(evaluated[0], evaluated[1], contract.labels)
             storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         variant = Variant(
             name=variant_name,  # type: ignore[arg-type]

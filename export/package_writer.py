@@ -80,7 +80,7 @@ def write_package(target: Path, candidates: list[Candidate], subject: Subject, r
     with new_package(target, force=settings.force) as folder, disk_errors("writing the package"):
         variants = tuple(_write_variant(folder, candidate) for candidate in candidates)
         _write_golden_rows(folder, candidates, contract, test, settings)
-        reference = reference_statistics(test.images, candidates[0].measured.probabilities, contract.labels)
+        reference = reference_statistics(test, candidates[0].measured.probabilities, contract.labels)
         storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         fields: dict[str, Any] = {
             "name": target.name,

@@ -6,27 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from fmx.drift import CLASS_SHARE, FEATURES, TOPS, counts_of, edges
+from fmx.data.rows import Rows
+from fmx.drift import CLASS_SHARE, TOPS, counts_of, edges
 
 CHUNK = 256
 
 
-def reference_statistics(images: np.ndarray, probabilities: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+def reference_statistics(rows: Rows, probabilities: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
     """Describe test rows and answers.
 
     Args:
-        images: uint8 [n, height, width, 3].
+        rows: of the test split.
         probabilities: of the variant that is served, float [n, classes].
         labels: the classes.
 
     Returns:
         Histograms with fixed edges of the features of `fmx.drift`, a value a row, and the share of each predicted class.
     """
-    chunks = [counts_of(images[start : start + CHUNK], probabilities[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
-    counts = {name: np.sum([chunk[name] for chunk in chunks], axis=0) for name in FEATURES}
-    share = counts[CLASS_SHARE] / len(images)
+    chunks = []
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        chunks.append(counts_of(rows.images[part], probabilities[part], {name: values[part] for name, values in rows.facts.items()}))
+    counts = {name: np.sum([chunk[name] for chunk in chunks], axis=0) for name in chunks[0]}
+    share = counts[CLASS_SHARE] / len(rows)
     return {
-        "rows": len(images),
-        **{name: {"edges": edges(top), "counts": counts[name].tolist()} for name, top in TOPS.items()},
+        "rows": len(rows),
+        **{name: {"edges": edges(top), "counts": counts[name].tolist()} for name, top in TOPS.items() if name in counts},
         CLASS_SHARE: {label: round(float(value), 6) for label, value in zip(labels, share, strict=True)},
     }

@@ -8,13 +8,25 @@ population stability index"), so that few rows raise no alarm.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 BINS = 20
-TOPS = {"brightness": 255.0, "contrast": 128.0, "sharpness": 32.0, "red": 255.0, "green": 255.0, "blue": 255.0, "confidence": 1.0, "entropy": 1.0}
-"""The features that are histograms, from 0 to so much; what is above counts as so much."""
+TOPS = {
+    "brightness": 255.0,
+    "contrast": 128.0,
+    "sharpness": 32.0,
+    "red": 255.0,
+    "green": 255.0,
+    "blue": 255.0,
+    "size": 16.0,
+    "confidence": 1.0,
+    "entropy": 1.0,
+}
+"""The features that are histograms, from 0 to so much; what is above counts as so much. The size of an image is the binary logarithm of the side of
+a square of as many pixels, before it was made a row."""
 CLASS_SHARE = "class_share"
 FEATURES = (*TOPS, CLASS_SHARE)
 LEAST_SHARE = 0.05
@@ -25,12 +37,17 @@ _Z = 3.09
 """One in a thousand."""
 
 
-def features_of(images: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+Facts = Mapping[str, np.ndarray]
+"""What was known of inputs before they became rows, a value a row, by feature."""
+
+
+def features_of(images: np.ndarray, probabilities: np.ndarray, facts: Facts) -> dict[str, np.ndarray]:
     """Measure rows and answers.
 
     Args:
         images: uint8 [n, height, width, 3].
         probabilities: float [n, classes].
+        facts: float [n] each; they are features themselves.
 
     Returns:
         A value a row: mean and deviation of grey (0..255), mean absolute difference of neighbouring pixels, mean of each channel, the
@@ -50,12 +67,13 @@ def features_of(images: np.ndarray, probabilities: np.ndarray) -> dict[str, np.n
         "blue": colours[:, 2],
         "confidence": probabilities.max(axis=1),
         "entropy": entropy,
+        **facts,
     }
 
 
-def counts_of(images: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+def counts_of(images: np.ndarray, probabilities: np.ndarray, facts: Facts) -> dict[str, np.ndarray]:
     """Count rows and answers, as of `features_of`, into the bins of every feature, the first labels' classes among them: int64 [bins]."""
-    counts = {name: count(values, TOPS[name]) for name, values in features_of(images, probabilities).items()}
+    counts = {name: count(values, TOPS[name]) for name, values in features_of(images, probabilities, facts).items()}
     return {**counts, CLASS_SHARE: np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])}
 
 

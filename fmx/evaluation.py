@@ -93,7 +93,7 @@ def labelled_rows(data: str, seed: int, group_by: str | None, spec: ImageInput, 
         )
     rows = read_splits(source, spec, ("test",))["test"]
     position = np.array([labels.index(label) for label in source.labels])
-    return Rows(rows.images, position[rows.labels], rows.names, rows.skipped, rows.fingerprint, rows.digests)
+    return Rows(rows.images, position[rows.labels], rows.names, rows.skipped, rows.fingerprint, rows.digests, rows.facts)
 
 
 def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabilities: np.ndarray, rows: Rows) -> Evaluation:

@@ -38,13 +38,18 @@ _TURNS = {
 
 
 def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Turn an encoded image into one row of the model.
+    """Turn an encoded image into one row of the model: uint8 [height, width, 3], RGB. See `measured_row`."""
+    return measured_row(data, spec, max_pixels)[0]
+
+
+def measured_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+    """Turn an encoded image into one row of the model, and say how many pixels it had.
 
     EXIF orientation is applied, any colour mode becomes RGB (16-bit scaled, transparency onto white), the first frame of an animation is
     taken, and JPEGs are decoded at a reduced scale when they are much larger than the row (libjpeg's DCT scaling).
 
     Returns:
-        uint8 [height, width, 3], RGB.
+        (uint8 [height, width, 3], RGB; pixels of the image as it was sent).
 
     Raises:
         InputError: not an image, truncated, or empty.
@@ -58,7 +63,7 @@ def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np
             if width * height > max_pixels:
                 raise _too_many_pixels(width, height, max_pixels)
             opened.draft(None, _decode_size(spec))
-            return np.asarray(_fit(_to_rgb(_upright(opened)), spec), dtype=np.uint8)
+            return np.asarray(_fit(_to_rgb(_upright(opened)), spec), dtype=np.uint8), width * height
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLargeError(f"The image has too many pixels ({error}).", hint=f"At most {max_pixels:,} are taken.") from error
     except FmxError:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmx.predictor import AnswerCountError
+from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.errors import NotReadyError, OverloadedError, too_late
 from serve.tracing import Mark
 
 Run = Callable[[np.ndarray], np.ndarray]
-Decode = Callable[[bytes], np.ndarray]
+Decode = Callable[[bytes], Decoded]
 Input = bytes | np.ndarray
 LARGE_BYTES = 2_000_000
 """Encoded inputs beyond so many bytes are left for other threads to decode."""
@@ -56,9 +57,9 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Answered:
-    """A request's rows, uint8 each, and their probabilities: float32 [n, labels]."""
+    """A request's rows, and their probabilities: float32 [n, labels]."""
 
-    rows: list[np.ndarray]
+    rows: list[Decoded]
     probabilities: np.ndarray
 
 
@@ -75,7 +76,7 @@ class Pending:
         self.waited_s = [0.0] * len(inputs)
         """How long each row has waited, before it was decoded and before it ran."""
         self.decoded_at = [self.arrived] * len(inputs)
-        self._rows: list[np.ndarray | None] = [None] * len(inputs)
+        self._rows: list[Decoded | None] = [None] * len(inputs)
         self._answers: list[np.ndarray | None] = [None] * len(inputs)
         self._left = len(inputs)
         self._is_settled = False
@@ -90,11 +91,11 @@ class Pending:
             return False
         return True
 
-    def row(self, place: int) -> np.ndarray | None:
+    def row(self, place: int) -> Decoded | None:
         """Give a row that was decoded."""
         return self._rows[place]
 
-    def decoded(self, place: int, row: np.ndarray) -> None:
+    def decoded(self, place: int, row: Decoded) -> None:
         """Keep a row, and let go of what it was decoded from."""
         self._rows[place] = row
         self.inputs[place] = b""
@@ -165,7 +166,7 @@ class MicroBatcher:
             if isinstance(given, np.ndarray):
                 if given.shape != self._row_shape or given.dtype != np.uint8:
                     raise ValueError(f"row {given.shape} {given.dtype} for {self._row_shape} uint8")
-                pending.decoded(place, given)
+                pending.decoded(place, Decoded(given, {}))
         with self._changed:
             if self._closed:
                 raise NotReadyError("The service is shutting down.", hint="Send the request to another replica.")
@@ -289,7 +290,7 @@ class MicroBatcher:
                     self._changed.notify_all()
 
     def _answer(self, run: Run, batch: list[Place]) -> None:
-        rows = [row for pending, place in batch if (row := pending.row(place)) is not None]
+        rows = [row.values for pending, place in batch if (row := pending.row(place)) is not None]
         started = time.monotonic()
         try:
             answers = run(np.stack(rows) if len(rows) > 1 else rows[0][None])

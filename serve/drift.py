@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fmx.drift import counts_of, kolmogorov_smirnov, reference_counts, stability_index
+from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.background import end
 
@@ -32,7 +33,7 @@ class DriftMonitor:
         self._window_rows, self._least_rows = window_rows, least_rows
         self._between_s = 1.0 / rows_per_second
         self._next = 0.0
-        self._rows: queue.Queue[tuple[np.ndarray, np.ndarray] | None] = queue.Queue(maxsize=64)
+        self._rows: queue.Queue[tuple[Decoded, np.ndarray] | None] = queue.Queue(maxsize=64)
         self._halves = [self._empty(), self._empty()]
         """The last rows: a half that fills, and one before it."""
         self._filled = [0, 0]
@@ -41,11 +42,11 @@ class DriftMonitor:
         self._thread = threading.Thread(target=self._work, name="fmx-drift", daemon=True)
         self._thread.start()
 
-    def offer(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+    def offer(self, row: Decoded, probabilities: np.ndarray) -> None:
         """Take a row and its answer into the sample, if it is time for one; never waits.
 
         Args:
-            row: uint8 [height, width, 3].
+            row: of the task; one that came as it is says nothing of its size.
             probabilities: float [classes].
         """
         now = time.monotonic()
@@ -93,11 +94,12 @@ class DriftMonitor:
                 self._evaluate()
                 evaluate_at = time.monotonic() + EVALUATE_SECONDS
 
-    def _count(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+    def _count(self, row: Decoded, probabilities: np.ndarray) -> None:
         if self._filled[0] >= self._window_rows / 2:
             self._halves, self._filled = [self._empty(), self._halves[0]], [0, self._filled[0]]
         counts = self._halves[0]
-        for name, found in counts_of(row[None], probabilities[None]).items():
+        facts = {name: np.array([value]) for name, value in row.facts.items()}
+        for name, found in counts_of(row.values[None], probabilities[None], facts).items():
             if name in counts:
                 counts[name] += found
         self._filled[0] += 1

@@ -34,14 +34,16 @@ from serve.exchange import Exchange, too_long
 from serve.headers import REQUEST_ID, complete
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.pages import Pages
-from serve.routes import PAGES, PROBES, READY, RELOAD, SCOPES, UNKNOWN, check_route, open_routes, route_of
+from serve.routes import PAGES, PREDICT, PROBES, READY, RELOAD, SCOPES, UNKNOWN, check_route, open_routes, route_of
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 from serve.tracing import open_tracer
 from serve.watch import Watch
 
 SHED = {408: "slow_body", 413: "too_large", 429: "overloaded", 504: "deadline"}
-"""Answers by which the service protects itself, and their reason in `fmx_shed_total`; beside these `over_rate` and `over_quota`."""
+"""Answers by which the service protects itself, and their reason in `fmx_shed_total`."""
+SHED_BY_LIMITS = ("over_rate", "over_quota")
+"""Reasons of a 429 that is the caller's own."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("fmx.serve")
@@ -81,6 +83,7 @@ class Guard:
         async def watched(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 set_up_logs(self._settings.log_format)  # once more: the shell sets up its own while it starts
+                _count_from_zero()
                 self._engine.start()
                 self._watch.start()
                 _delay_sigterm(self._engine.drain, self._settings.drain_seconds)
@@ -212,6 +215,14 @@ class Guard:
         if scope["method"] != "POST":
             return 0
         return int(length) if length.isdigit() else self._settings.max_body_bytes
+
+
+def _count_from_zero() -> None:
+    """Make the series that alerts look at: to Prometheus the first value of a counter that was not there before is no increase."""
+    for reason in (*SHED.values(), *SHED_BY_LIMITS):
+        metrics.shed.labels(reason)
+    for status in ("200", "500", "503", "504"):
+        metrics.requests_of(PREDICT, status)
 
 
 def _header(scope: Scope, name: bytes) -> str:

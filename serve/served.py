@@ -12,6 +12,7 @@ import numpy as np
 from fmx.package import load_package
 from fmx.predictor import PackagePredictor
 from fmx.signature import verify_signature
+from fmx.tasks.decoded import Decoded
 from serve.batcher import MicroBatcher
 from serve.drift import DriftMonitor, read_reference
 from serve.lanes import Opened, open_lanes
@@ -51,8 +52,8 @@ class Served:
             if beside is not None:
                 beside.close()
 
-    def observe(self, row: np.ndarray, probabilities: np.ndarray) -> None:
-        """Show an answered row to those who watch: uint8 of the row's shape, float32 [labels]."""
+    def observe(self, row: Decoded, probabilities: np.ndarray) -> None:
+        """Show an answered row, and its answer, float32 [labels], to those who watch."""
         for beside in (self.drift, self.shadow):
             if beside is not None:
                 beside.offer(row, probabilities)
@@ -81,7 +82,7 @@ def open_served(folder: Path, settings: ServeSettings, like: Served | None = Non
     drift = DriftMonitor(reference, **_window(settings)) if reference is not None else None  # from here on threads run, and nothing may fail
     shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
     batcher = MicroBatcher(
-        opened.lanes, lambda data: predictor.task.row(data, settings.max_pixels), predictor.task.row_shape, 2 * settings.queue_rows
+        opened.lanes, lambda data: predictor.task.decode(data, settings.max_pixels), predictor.task.row_shape, 2 * settings.queue_rows
     )
     served = Served(opened, batcher, drift, shadow, objective_s)
     name, version, variant, _ = served.names

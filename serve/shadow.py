@@ -17,6 +17,7 @@ import numpy as np
 from fmx.errors import PackageError
 from fmx.package import Package, find_package, load_package
 from fmx.predictor import PackagePredictor
+from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.background import end
 
@@ -52,15 +53,15 @@ class Shadow:
         self._predictor = predictor
         self._share = share
         self._due = 0.0
-        self._rows: queue.Queue[tuple[np.ndarray, np.ndarray] | None] = queue.Queue(WAITING_ROWS)
+        self._rows: queue.Queue[tuple[Decoded, np.ndarray] | None] = queue.Queue(WAITING_ROWS)
         self._thread = threading.Thread(target=self._work, name="fmx-shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, row: np.ndarray, probabilities: np.ndarray) -> None:
+    def offer(self, row: Decoded, probabilities: np.ndarray) -> None:
         """Take a row and its answer, where it is in the share; never waits.
 
         Args:
-            row: uint8, of the task's row shape.
+            row: of the task.
             probabilities: float32 [labels].
         """
         self._due += self._share
@@ -83,7 +84,7 @@ class Shadow:
             row, expected = taken
             started = time.perf_counter()
             try:
-                found = self._predictor.run(row[None])[0]
+                found = self._predictor.run(row.values[None])[0]
             except Exception as error:  # whatever the model raises is the shadow's, and nobody's answer
                 metrics.shadow_rows.labels("failed").inc()
                 log.error("The shadow failed: %s", error)

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from fmx.contract import Fingerprint, ImageInput
 from fmx.data.parallel import in_threads
 from fmx.data.source import SPLITS, Item, Source
 from fmx.errors import DataError, InputError, SurroundingsError
-from fmx.images import image_row
+from fmx.images import measured_row
 
 MOST_UNREADABLE = 0.05
 """Share of unreadable files above which nothing is trained or measured."""
@@ -38,6 +38,8 @@ class Rows:
     fingerprint: Fingerprint
     digests: tuple[bytes, ...] = ()
     """SHA-256 of every file's bytes, whatever its label: equal ones are copies"""
+    facts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of the files, by the feature of `fmx.drift`: float64 [n] each"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,6 +61,7 @@ def read_splits(source: Source, spec: ImageInput, names: tuple[str, ...] = SPLIT
 
 def _decode(items: list[Item], spec: ImageInput, what: str) -> Rows:
     images = _allocate((len(items), spec.height, spec.width, 3))
+    pixels = np.ones(len(items), dtype=np.int64)
     digests: list[bytes] = [b""] * len(items)
     labelled: list[bytes] = [b""] * len(items)
     reasons: dict[int, str] = {}
@@ -66,7 +69,7 @@ def _decode(items: list[Item], spec: ImageInput, what: str) -> Rows:
     def decode(index: int) -> None:
         try:
             data = items[index].read()
-            images[index] = image_row(data, spec)
+            images[index], pixels[index] = measured_row(data, spec)
             digest = hashlib.sha256(data)
             digests[index] = digest.digest()
             digest.update(items[index].label.to_bytes(8, "little"))
@@ -83,6 +86,7 @@ def _decode(items: list[Item], spec: ImageInput, what: str) -> Rows:
         skipped=tuple((items[index].name, reasons[index]) for index in sorted(reasons)),
         fingerprint=Fingerprint(rows=len(kept), sha256=hashlib.sha256(b"".join(labelled[index] for index in kept)).hexdigest()),
         digests=tuple(digests[index] for index in kept),
+        facts={"size": np.log2(pixels[kept]) / 2},
     )
 
 

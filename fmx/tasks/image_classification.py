@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from fmx.contract import ImageInput
-from fmx.images import MAX_PIXELS, image_row
+from fmx.images import MAX_PIXELS, measured_row
+from fmx.tasks.decoded import Decoded
 
 
 class ImageClassification:
@@ -21,9 +23,14 @@ class ImageClassification:
         self.labels = labels
         self.spec = spec
 
-    def row(self, data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
+        """Turn one input's bytes into one row, and note its size. Raises: `InputError`."""
+        row, pixels = measured_row(data, self.spec, max_pixels)
+        return Decoded(row, {"size": math.log2(pixels) / 2})
+
+    def row(self, data: bytes) -> np.ndarray:
         """Turn one input's bytes into one row: uint8 [height, width, 3]. Raises: `InputError`."""
-        return image_row(data, self.spec, max_pixels)
+        return self.decode(data).values
 
     @property
     def row_shape(self) -> tuple[int, int, int]:

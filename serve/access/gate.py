@@ -64,8 +64,12 @@ class Gate:
 
     async def admit_to_metrics(self, headers: Headers) -> None:
         """Let a scraper in: anybody, unless FMX_METRICS_TOKEN is set; then that token, or a key for metrics. Raises: `UnauthorisedError`."""
+        await self._check_metrics_token(headers)
         if self._keys is not None:
             self._keys.refresh()  # what is scraped says when keys end
+        await self._limiter.look()
+
+    async def _check_metrics_token(self, headers: Headers) -> None:
         if self._metrics_token is None:
             return
         text = _credential(headers)

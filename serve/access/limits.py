@@ -59,20 +59,33 @@ class Limiter:
         self._is_apart = False
         self._ask_again_at = 0.0
         self._pool: ConnectionPool | None = None
+        self._store: Any = None
         if redis_url:
             from limits.aio import strategies as shared
             from redis.asyncio import ConnectionPool  # it takes 8 MB in every process
 
             self._pool = ConnectionPool.from_url(redis_url, socket_connect_timeout=STORE_SECONDS)
             options: dict[str, Any] = {"implementation": "redispy", "key_prefix": "fmx", "connection_pool": self._pool}
-            store: Any = storage_from_string(f"async+{redis_url}", **options)
-            self._shared = {"rate": shared.SlidingWindowCounterRateLimiter(store), "quota": shared.FixedWindowRateLimiter(store)}
+            self._store = storage_from_string(f"async+{redis_url}", **options)
+            self._shared = {"rate": shared.SlidingWindowCounterRateLimiter(self._store), "quota": shared.FixedWindowRateLimiter(self._store)}
             metrics.limits_shared.set(1)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._pool is not None:
             await self._pool.aclose()
+
+    async def look(self) -> None:
+        """See whether Redis is there, without a request that needs it: a scrape shall not tell of what was."""
+        if self._store is None or time.monotonic() < self._ask_again_at:
+            return
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                if not await self._store.check():
+                    raise ConnectionError
+            self._say_together()
+        except Exception as error:  # as in `_hit`
+            self._say_apart(error)
 
     async def take(self, caller: Caller) -> list[Standing]:
         """Count one request of a caller.

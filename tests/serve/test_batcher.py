@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fmx.errors import InputError
+from fmx.tasks.decoded import Decoded
 from serve.batcher import Lanes, MicroBatcher, Pending
 from serve.errors import DeadlineError, NotReadyError
 
@@ -24,10 +25,10 @@ def soon() -> float:
     return time.monotonic() + 30
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes) -> Decoded:
     if data == b"bad":
         raise InputError("no image")
-    return row(int(data))
+    return Decoded(row(int(data)), {"size": 3.0})
 
 
 def values(pending: Pending) -> list[int]:

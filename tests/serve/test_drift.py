@@ -11,6 +11,7 @@ from fmx.data import open_source
 from fmx.drift import BINS, FEATURES, TOPS, count, kolmogorov_smirnov, merge_rare, reference_counts, stability_index
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
+from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.drift import DriftMonitor, read_reference
 from tests.e2e.conftest import eventually
@@ -29,7 +30,7 @@ def seen(small_package: Package) -> tuple[PackagePredictor, np.ndarray]:
     return predictor, np.stack([predictor.task.row(files[int(i)].read()) for i in order])
 
 
-def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200) -> dict[str, float]:
+def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200, size: float | None = 3.0) -> dict[str, float]:
     for name in FEATURES:
         metrics.drift_alarm.labels(name).set(0)
     reference = read_reference(predictor.package.folder, predictor.contract.labels)
@@ -38,7 +39,7 @@ def watch(predictor: PackagePredictor, rows: np.ndarray, least_rows: int = 200) 
     for row, probabilities in zip(rows, predictor.run_all(rows), strict=True):
         while monitor._rows.full():
             pass
-        monitor.offer(row, probabilities)
+        monitor.offer(Decoded(row, {"size": size} if size is not None else {}), probabilities)
     monitor.close()
     return alarms()
 
@@ -49,7 +50,7 @@ def test_rows_before_a_quiet_spell_are_judged_without_another_one(seen: tuple[Pa
     reference = read_reference(predictor.package.folder, predictor.contract.labels)
     monitor = DriftMonitor(reference, window_rows=2000, least_rows=200, rows_per_second=1e9)
     monitor.show(shown=True)
-    monitor.offer(rows[0], predictor.run(rows[:1])[0])
+    monitor.offer(Decoded(rows[0], {}), predictor.run(rows[:1])[0])
     assert eventually(lambda: metrics.drift_rows._value.get() == 1, 5)
     monitor.close()
 
@@ -71,6 +72,12 @@ def test_rows_like_the_reference_raise_no_alarm(seen: tuple[PackagePredictor, np
 def test_shifted_rows_raise_the_alarm_of_what_shifted(seen: tuple[PackagePredictor, np.ndarray], name: str, rows: object) -> None:
     predictor, plain = seen
     assert watch(predictor, rows(plain))[name] == 1  # type: ignore[operator]
+
+
+def test_images_of_another_size_raise_the_alarm_and_rows_without_one_do_not(seen: tuple[PackagePredictor, np.ndarray]) -> None:
+    predictor, rows = seen  # of digits, which are 8 x 8 pixels: 2 ** 3
+    assert [name for name, alarm in watch(predictor, rows, size=5.0).items() if alarm] == ["size"]
+    assert not any(watch(predictor, rows, size=None).values())
 
 
 def test_quiet_hour_raises_no_alarm(seen: tuple[PackagePredictor, np.ndarray]) -> None:
@@ -120,7 +127,7 @@ def test_reference_of_an_earlier_version_is_read_as_far_as_it_goes(small_package
     reference = json.loads((small_package.folder / "reference.json").read_text())
     labels = small_package.manifest.labels
     assert set(reference_counts(reference, labels)) == set(FEATURES)
-    for name in ("sharpness", "entropy", "red", "green", "blue"):
+    for name in ("sharpness", "entropy", "red", "green", "blue", "size"):
         del reference[name]
     assert set(reference_counts(reference, labels)) == {"brightness", "contrast", "confidence", "class_share"}
     assert not reference_counts({"rows": 3, "class_share": {"other": 1.0}, **dict.fromkeys(TOPS, 7)}, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -250,6 +251,14 @@ def test_paths_of_strangers_make_no_series_sglang_31193(service: Service) -> Non
     for number in range(100):
         service.request("GET", f"/wp-admin/{number}.php?x={number}")
     assert len(series() - before) <= 2
+
+
+def test_counters_that_alerts_look_at_are_there_before_they_count(service: Service) -> None:
+    """The first increment of a series that was not there before is none to Prometheus."""
+    text = service.request("GET", "/metrics").text
+    reasons = set(re.findall(r'^fmx_shed_total\{reason="(\w+)"\}', text, re.MULTILINE))
+    assert reasons >= {"overloaded", "deadline", "over_rate", "over_quota", "slow_body", "too_large"}
+    assert 'fmx_requests_total{route="/v1/predict",status="500"} 0.0' in text
 
 
 def test_metrics_count_what_happened(service: Service, digits: list[bytes]) -> None:

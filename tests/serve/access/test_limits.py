@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from limits import parse
 
+from serve import metrics
 from serve.access.caller import Caller
 from serve.access.limits import Limiter, limit_headers, quota_a_day
 from serve.errors import OverQuotaError
@@ -103,3 +104,18 @@ def test_lost_redis_leaves_the_rate_counted_here(redis: tuple[str, subprocess.Po
 
     assert asyncio.run(lose()) == 1  # a third of the rate is this worker's share
     assert [record.message for record in caplog.records if "Redis does not answer" in record.message]
+
+
+def test_a_look_tells_of_a_lost_redis_before_a_request_does(redis: tuple[str, subprocess.Popen[bytes]]) -> None:
+    async def look() -> list[float]:
+        limiter, seen = Limiter(redis[0], 1), []
+        for is_lost in (False, True):
+            if is_lost:
+                redis[1].kill()
+                redis[1].wait()
+            await limiter.look()
+            seen.append(metrics.limits_shared._value.get())
+        await limiter.close()
+        return seen
+
+    assert asyncio.run(look()) == [1, 0]
