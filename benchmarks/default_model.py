@@ -46,7 +46,7 @@ from fmx.data import open_source
 from fmx.data.rows import Rows, read_splits
 from fmx.package import find_package, load_package
 from fmx.predictor import PackagePredictor, Predictor
-from fmx.run import find_run, load_run
+from fmx.run import find_run, load_run, task_of
 from serve.scaling.replica import START_SECONDS, becomes_ready
 
 RESULTS = Path(__file__).parent / "results" / "default_model.json"
@@ -77,7 +77,7 @@ def compare_quantisation() -> dict[str, Any]:
     """Quantise the latest run's body in three ways and measure them as the exporter does."""
     run = load_run(find_run())
     info = run.info
-    rows = read_splits(open_source(info.settings["data"], info.settings["seed"]), info.input)
+    rows = read_splits(open_source(info.settings["data"], info.settings["seed"]), task_of(run))
     network = restore_network(run)
     eager = eager_probabilities(network, rows["test"], torch.device("cpu"))
     contract = ModelContract(task=info.task, labels=info.labels, input=info.input)
@@ -85,7 +85,7 @@ def compare_quantisation() -> dict[str, Any]:
     plain = onnx.ModelProto()
     plain.CopyFrom(body)
     rewrite.pool_reduced_maps(body)
-    chosen = rows["train"].images[choose_rows(rows["train"], 256, info.settings["seed"])]
+    chosen = rows["train"].values[choose_rows(rows["train"], 256, info.settings["seed"])]
     with tempfile.TemporaryDirectory() as folder:
         package = export_package(run.folder, out=folder, quantize="int8", max_drop=100.0, on_miss="fp32")
         own = next(variant for variant in package.manifest.variants if variant.name != "fp32")
@@ -98,10 +98,10 @@ def compare_quantisation() -> dict[str, Any]:
     }
     predictors = {name: Predictor(model.SerializeToString(), contract, threads=host.usable_cpus()) for name, model in models.items()}
     test: Rows = rows["test"]
-    measured = {name: measure.measure_answers(item.run_all(test.images), eager, test, info.labels, (64,)) for name, item in predictors.items()}
-    latency = measure.measure_latency(predictors, test.images, BATCHES)
+    measured = {name: measure.measure_answers(item.run_all(test.values), eager, test, info.labels, (64,)) for name, item in predictors.items()}
+    latency = measure.measure_latency(predictors, test.values, BATCHES)
     return {
-        "run": {"model": info.model, "size": info.input.height, "rows": len(test), "eager accuracy": info.accuracy.value},
+        "run": {"model": info.model, "size": test.values.shape[1], "rows": len(test), "eager accuracy": info.accuracy.value},
         "variants": {
             name: {
                 "bytes": len(models[name].SerializeToString()),

@@ -26,8 +26,9 @@ from fmx.data.rows import Rows, read_splits
 from fmx.errors import first_line
 from fmx.package import load_package
 from fmx.predictor import EVALUATION_BATCH, Predictor
-from fmx.run import Run, load_run
+from fmx.run import Run, load_run, task_of
 from fmx.statistics import paired_drop
+from fmx.tasks import require_images
 
 PEERS = Path(os.environ.get("FMX_EXPORT_PEERS", "/tmp"))
 """A folder with one environment a peer: peer-optimum, peer-nncf, peer-olive (benchmarks/README.md)."""
@@ -84,7 +85,7 @@ def prepare(case: Case, place: Place, *, quick: bool) -> Prepared:
     home = place.fresh("home")
     _, info = fmx_train(home, options)
     run = load_run(home / "runs" / info.name)
-    rows = read_splits(reopen_source(info.settings), info.input)
+    rows = read_splits(reopen_source(info.settings), task_of(run))
     contract = ModelContract(task=info.task, labels=info.labels, input=info.input)
     body = export_body(restore_network(run), info.input, 20)
     folder = place.fresh("graph")
@@ -92,8 +93,8 @@ def prepare(case: Case, place: Place, *, quick: bool) -> Prepared:
     chosen = choose_rows(rows["train"], case.calibration, info.settings["seed"])
     np.savez(
         folder / "rows.npz",
-        calibration=rows["train"].images[chosen],
-        validation=rows["validation"].images,
+        calibration=rows["train"].values[chosen],
+        validation=rows["validation"].values,
         labels=rows["validation"].labels,
     )
     fp32 = serving_graph(body, contract, NO_DIGEST).SerializeToString()
@@ -108,11 +109,12 @@ def peer_quantised(prepared: Prepared, place: Place, name: str, max_drop: float 
     library = name.split()[0]
     python = sys.executable if library == "ort" else str(PEERS / f"peer-{library}" / "bin" / "python")
     to = place.fresh(library) / "int8.onnx"
+    images = require_images(prepared.contract.input, "this benchmark")
     spec = {
         "body": str(prepared.body),
         "rows": str(prepared.calibration),
-        "mean": prepared.contract.input.mean,
-        "std": prepared.contract.input.std,
+        "mean": images.mean,
+        "std": images.std,
         "to": str(to),
         "vnni": bool(host.describe()["vnni"]),
         "max_drop": max_drop,
@@ -176,11 +178,11 @@ def compare(prepared: Prepared, graphs: dict[str, bytes], makers: dict[str, Any]
     for name, graph in graphs.items():
         try:
             predictors[name] = Predictor(graph, prepared.contract, threads=host.usable_cpus())
-            predictors[name].run(prepared.test.images[:8])
+            predictors[name].run(prepared.test.values[:8])
         except Exception as error:  # onnxruntime raises what its native part says
             predictors.pop(name, None)
             makers[name] = {**makers[name], "fails": first_line(error)}
-    latency = measure_latency(predictors, prepared.test.images, BATCHES)
+    latency = measure_latency(predictors, prepared.test.values, BATCHES)
     row_seconds = sum(at.median_ms / at.batch for found in latency.values() for at in found if at.batch == BATCHES[-1]) / 1e3
     count = int(np.clip(agreement_seconds / row_seconds, len(prepared.test), MOST_ROWS))
     answers = {name: _labels(predictor, prepared.test, count) for name, predictor in predictors.items()}
@@ -202,7 +204,7 @@ def compare(prepared: Prepared, graphs: dict[str, bytes], makers: dict[str, Any]
 
 def _labels(predictor: Predictor, test: Rows, count: int) -> np.ndarray:
     """Give the first labels of the test rows, and of altered copies of them up to `count` rows."""
-    return np.concatenate([predictor.run(batch).argmax(axis=1) for batch in _batches(test.images, count)])
+    return np.concatenate([predictor.run(batch).argmax(axis=1) for batch in _batches(test.values, count)])
 
 
 def _batches(images: np.ndarray, count: int) -> Iterator[np.ndarray]:

@@ -26,6 +26,7 @@ from benchmarks.finetune_sides import PEERS_PYTHON, Place, Turner, answer, fmx_t
 from benchmarks.readme import write_readme
 from fmx import host
 from fmx.contract import ImageInput
+from fmx.tasks import require_images
 
 RESULTS = Path(__file__).parent / "results" / "finetune.json"
 LIBRARIES = (*host.REPORTED_LIBRARIES, "transformers", "peft", "accelerate")
@@ -200,7 +201,7 @@ def measure_accuracy(place: Place, quick: bool) -> list[dict[str, Any]]:
             }
             print(method, json.dumps(row["sides"][f"fmx {method}"]), file=sys.stderr)
         budget = row["sides"]["fmx finetune"]["seconds"]
-        rows = sides.rows_file(data, place.folder / "rows.npz", info.input, join_validation=True)
+        rows = sides.rows_file(data, place.folder / "rows.npz", require_images(info.input, "this benchmark"), join_validation=True)
         spec = {"rows": str(rows), "weights": str(weights), "budget_s": budget, "batch": 32, "seed": 0}
         row["sides"]["fastai fine_tune"] = answer(run_side(peer("fastai_accuracy", spec, PEERS_PYTHON)))
         row["sides"]["plain recipe"] = answer(run_side(peer("plain_accuracy", spec)))

@@ -26,6 +26,7 @@ from fmx.contract import ImageInput, RunInfo
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.run import load_run
+from fmx.tasks import ImageClassification
 
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = os.environ.get("FMX_PEERS_PYTHON", "/tmp/fastai-env/bin/python")
@@ -235,13 +236,13 @@ def noise(folder: Path, size: int, rows: int) -> Path:
 
 def rows_file(data: Path, to: Path, spec: ImageInput, *, join_validation: bool = False) -> Path:
     """Decode a folder as fmx does and keep its rows for the peers; validation rows go to the training rows where asked."""
-    rows = read_splits(open_source(str(data), 0), spec)
+    rows = read_splits(open_source(str(data), 0), ImageClassification((), spec))
     parts = ("train", "validation") if join_validation else ("train",)
     np.savez(
         to,
-        train_images=np.concatenate([rows[part].images for part in parts]),
+        train_images=np.concatenate([rows[part].values for part in parts]),
         train_labels=np.concatenate([rows[part].labels for part in parts]),
-        test_images=rows["test"].images,
+        test_images=rows["test"].values,
         test_labels=rows["test"].labels,
     )
     return to

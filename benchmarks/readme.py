@@ -10,9 +10,16 @@ from benchmarks.export_page import export_section
 from benchmarks.finetune_page import training_section
 from benchmarks.markdown import table
 from benchmarks.serve_page import gpu_section, serving_section
+from benchmarks.text_page import text_section
 
 FOLDER = Path(__file__).parent
-SECTIONS = {"serve": serving_section, "serve_gpu": gpu_section, "export": export_section, "finetune": training_section}
+SECTIONS = {
+    "serve": serving_section,
+    "serve_gpu": gpu_section,
+    "export": export_section,
+    "finetune": training_section,
+    "text": text_section,
+}
 
 
 def write_readme() -> None:

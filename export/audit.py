@@ -12,12 +12,14 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from export.graph import SEQUENCE
 from fmx.bench import example_feed
 from fmx.host import usable_cpus
 
 MOVES = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Pad", "ReorderInput")
 INTEGER = ("NhwcMaxPool", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLinear")
 RUNS = 5
+TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Audit:
 
 
 def audit_graph(model: onnx.ModelProto) -> Audit:
-    """Run a graph a few times on one row of noise under ONNX Runtime's profiler, and sort its kernels."""
+    """Run a graph a few times on one row of noise, a text of `TOKENS`, under ONNX Runtime's profiler, and sort its kernels."""
     with tempfile.TemporaryDirectory(prefix="fmx-audit-") as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cpus()
@@ -55,7 +57,7 @@ def audit_graph(model: onnx.ModelProto) -> Audit:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feed = example_feed(session, 1, {})
+        feed = example_feed(session, 1, {SEQUENCE: TOKENS})
         for _ in range(RUNS):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())

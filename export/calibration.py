@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 
-from export.graph import NORMALISED
+from export.graph import given
 from fmx.data.rows import Rows
 from fmx.progress import progress
 
@@ -32,7 +33,7 @@ RANGE_METHODS: dict[RangeMethod, tuple[CalibrationMethod, dict[str, Any]]] = {
 }
 
 Feed = Callable[[np.ndarray], np.ndarray]
-"""How raw rows, uint8 [n, height, width, 3], become what a body reads, float32 [n, channels, height, width]."""
+"""How raw rows become what a body reads: images float32 [n, channels, height, width], texts int64 [n, length]."""
 
 Ranges = dict[str, tuple[float, float]]
 """The smallest and largest value of each activation."""
@@ -53,30 +54,33 @@ def choose_rows(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 def chunks(images: np.ndarray, feed: Feed, size: int = CHUNK) -> Iterator[np.ndarray]:
     """Give chunks of at most `size` rows as a body reads them, fewer of rows that are larger than `CHUNK_SIDE` squared."""
-    size = max(1, min(size, size * CHUNK_SIDE**2 // (images.shape[1] * images.shape[2])))
+    if images.ndim == 4:
+        size = max(1, min(size, size * CHUNK_SIDE**2 // (images.shape[1] * images.shape[2])))
     for start in range(0, len(images), size):
         yield feed(images[start : start + size])
 
 
-def collect_ranges(prepared: Path, method: RangeMethod, images: np.ndarray, feed: Feed) -> Ranges:
+def collect_ranges(prepared: Path, method: RangeMethod, images: np.ndarray, feed: Feed, operators: tuple[str, ...] = ()) -> Ranges:
     """Find the range of every activation of a float model.
 
     Args:
         prepared: the model's file; another is written beside it.
         method: `minmax` takes all rows; `percentile` and `entropy` (Migacz 2017, "8-bit Inference with TensorRT") at most `HISTOGRAM_ROWS`
             of them, evenly spread, and cut off what is rare.
-        images: calibration rows, uint8 [n, height, width, 3].
+        images: calibration rows, raw.
         feed: how a body reads them.
+        operators: whose inputs and outputs; empty is all.
     """
     kind, options = RANGE_METHODS[method]
     if method != "minmax" and len(images) > HISTOGRAM_ROWS:
         images = images[np.linspace(0, len(images) - 1, HISTOGRAM_ROWS).astype(int)]
     augmented = prepared.with_name(f"{method}.onnx")
-    calibrator = create_calibrator(str(prepared), None, str(augmented), kind, extra_options=dict(options))
+    name = given(onnx.load(prepared, load_external_data=False))
+    calibrator = create_calibrator(str(prepared), list(operators) or None, str(augmented), kind, extra_options=dict(options))
     with progress(f"calibrating ({method})", len(images)) as advance:
         for chunk in chunks(images, feed, CHUNK if method == "minmax" else HISTOGRAM_CHUNK):
             with contextlib.redirect_stdout(io.StringIO()):
-                calibrator.collect_data(_Once([{NORMALISED: chunk}]))  # a call a chunk: within one, ONNX Runtime keeps every activation
+                calibrator.collect_data(_Once([{name: chunk}]))  # a call a chunk: within one, ONNX Runtime keeps every activation
             advance(len(chunk))
     with contextlib.redirect_stdout(io.StringIO()):  # ONNX Runtime prints what it does
         found = calibrator.compute_data()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from export.quantize import LAYERS, Scheme, runtime_errors
@@ -37,7 +38,17 @@ def quantize_dynamically(body: onnx.ModelProto, scheme: Scheme) -> onnx.ModelPro
     """
     with tempfile.TemporaryDirectory(prefix="fmx-dynamic-") as name, runtime_errors("quantise"):
         source, target = Path(name) / "body.onnx", Path(name) / "dynamic.onnx"
-        onnx.save(body, source)
+        onnx.save(_as_prepared(body), source)
         options = {"per_channel": scheme.per_channel, "reduce_range": scheme.reduce_range, "weight_type": QuantType.QInt8}
         quantize_dynamic(str(source), str(target), op_types_to_quantize=OPERATORS, **options)
-        return onnx.load(target)
+        quantised = onnx.load(target)
+        del quantised.metadata_props[:]
+        return quantised
+
+
+def _as_prepared(body: onnx.ModelProto) -> onnx.ModelProto:
+    """Say in a copy that nothing is left to prepare: ONNX Runtime would warn on the user's screen."""
+    said = onnx.ModelProto()
+    said.CopyFrom(body)
+    helper.set_model_props(said, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    return said

@@ -14,9 +14,9 @@ from typing import Literal
 import onnx
 import torch
 
-from export.graph import BATCH, LOGITS, NORMALISED, strip_metadata
+from export.graph import BATCH, LOGITS, SEQUENCE, input_of, strip_metadata
 from finetune.network import Network
-from fmx.contract import ImageInput
+from fmx.contract import ImageInput, Input
 from fmx.errors import ExportError, first_line
 
 Exporter = Literal["dynamo", "torchscript"]
@@ -34,17 +34,20 @@ def exporters_for(opset: int) -> tuple[Exporter, ...]:
     return tuple(name for name, is_able in able.items() if is_able)  # type: ignore[misc]
 
 
-def export_body(network: Network, spec: ImageInput, opset: int, exporter: Exporter = "dynamo") -> onnx.ModelProto:
-    """Export the body: `normalised` float32 [batch, 3, height, width] to `logits` float32 [batch, classes], the batch axis dynamic.
+def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = "dynamo") -> onnx.ModelProto:
+    """Export the body: prepared rows to `logits` float32 [batch, classes], the batch axis dynamic, and that of a text's tokens.
+
+    Images are `normalised` float32 [batch, 3, height, width], texts `input_ids` int64 [batch, sequence].
 
     Raises:
         ExportError: torch cannot export the model, wrote another opset than asked, or lost the dynamic batch.
     """
     body = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
-    example = torch.zeros(2, 3, spec.height, spec.width)  # an example of one row would be taken for a fixed batch (pytorch#148886)
+    axes = {0: BATCH} if isinstance(spec, ImageInput) else {0: BATCH, 1: SEQUENCE}
+    through = _through_dynamo if exporter == "dynamo" else _through_torchscript
     try:
-        with _quiet_exporter(), torch.no_grad():
-            raw = _through_dynamo(body, example, opset) if exporter == "dynamo" else _through_torchscript(body, example, opset)
+        with _quiet_exporter(), torch.no_grad(), _plain_attention(body):
+            raw = through(body, network.rows.example(), input_of(spec), axes, opset)
     except Exception as error:  # the exporters wrap whatever their passes raise
         raise ExportError(f"torch.onnx cannot export this model: {first_line(error)}", hint="fmx --debug export shows where.") from error
     model = onnx.load_from_string(raw)
@@ -53,15 +56,15 @@ def export_body(network: Network, spec: ImageInput, opset: int, exporter: Export
     return strip_metadata(model)
 
 
-def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, opset: int) -> bytes:
+def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, axes: dict[int, str], opset: int) -> bytes:
     program = torch.onnx.export(
         body,
         (example,),
         dynamo=True,
         external_data=False,
         opset_version=opset,
-        dynamic_shapes=({0: BATCH},),
-        input_names=[NORMALISED],
+        dynamic_shapes=(axes,),
+        input_names=[name],
         output_names=[LOGITS],
         verbose=False,
     )
@@ -70,7 +73,7 @@ def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, opset: int) ->
     return bytes(program.model_proto.SerializeToString())
 
 
-def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, opset: int) -> bytes:
+def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str, axes: dict[int, str], opset: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="fmx-export-") as folder:
         path = Path(folder) / "body.onnx"
         torch.onnx.export(
@@ -79,11 +82,27 @@ def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, opset: in
             path,
             dynamo=False,
             opset_version=opset,
-            dynamic_axes={NORMALISED: {0: BATCH}, LOGITS: {0: BATCH}},
-            input_names=[NORMALISED],
+            dynamic_axes={name: axes, LOGITS: {0: BATCH}},
+            input_names=[name],
             output_names=[LOGITS],
         )
         return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _plain_attention(body: torch.nn.Module) -> Iterator[None]:
+    """Have a transformer write its attention as matrix products and a softmax, which ONNX Runtime fuses; torch's own kernel exports worse."""
+    encoder = getattr(body, "encoder", None)
+    config = getattr(encoder, "config", None)
+    if encoder is None or not hasattr(encoder, "set_attn_implementation"):
+        yield
+        return
+    before = config._attn_implementation  # type: ignore[union-attr]
+    encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        encoder.set_attn_implementation(before)
 
 
 @contextlib.contextmanager

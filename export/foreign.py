@@ -15,7 +15,7 @@ from export import measure
 from export.check import check_file
 from export.float_graph import open_graph
 from export.graph import BATCH, LOGITS, NORMALISED, serving_graph, strip_metadata
-from export.package_writer import choose_golden_rows
+from export.package_writer import GOLDEN_ROWS, choose_golden_rows
 from export.reference import reference_statistics
 from export.start import normalised
 from fmx import host, storage
@@ -23,13 +23,14 @@ from fmx.contract import ImageInput, Interval, Latency, ModelContract, Requires,
 from fmx.data.rows import Rows
 from fmx.errors import DataError, ExportError, UsageError, disk_errors
 from fmx.evaluation import labelled_rows
+from fmx.images import ImageReader
 from fmx.package import Package, contract_digest, load_package, new_package, write_manifest
 from fmx.predictor import Predictor
 from fmx.report import render
 from fmx.runtime import open_session
 from fmx.settings import check
 from fmx.statistics import accuracy_of
-from fmx.tasks import TASKS
+from fmx.tasks import TASKS, Task, open_task
 
 SATURATES = {"int8-generic": " Weights of 8 bits saturate on x86 CPUs without VNNI; what made this file knows how many bits they have."}
 PRECISION = {"float32": "fp32", "float16": "fp16", "int8": "int8-generic"}
@@ -84,12 +85,12 @@ def import_model(file: Path, *, out: Path | str | None = None, say: Any = None, 
     contract = ModelContract(task=TASKS[settings.task].name, labels=labels, input=spec)
     recipe = {"pruning": None, "graph": {"imported": storage.sha256_file(file), "opset": checked.facts["opset"]}, "quantisation": None}
     digest = contract_digest({**contract.model_dump(mode="json"), "recipe": recipe})
-    model = _served(body, contract, digest)
+    model = _served(body, contract, spec, digest)
     predictor = open_graph(model, contract)
-    rows = _rows(settings, contract, name)
-    golden = choose_golden_rows(rows if settings.samples else None, contract)
-    measure.check_batches(predictor, rows.images if rows is not None else golden, file.name)
-    answers = predictor.run_all(rows.images) if rows is not None else None
+    rows = _rows(settings, predictor.task, name)
+    golden = choose_golden_rows(rows if settings.samples else None, predictor.task)
+    measure.check_batches(predictor, rows.values if rows is not None else golden, file.name)
+    answers = predictor.run_all(rows.values) if rows is not None else None
     latency = measure.measure_latency({"imported": predictor}, golden, measure.LATENCY_BATCHES, "imported")["imported"]
     accuracy = accuracy_of(answers, rows.labels) if answers is not None and rows is not None else None
     say(
@@ -157,11 +158,11 @@ def _labels(given: str, classes: int) -> tuple[str, ...]:
     return labels
 
 
-def _served(body: onnx.ModelProto, contract: ModelContract, digest: str) -> onnx.ModelProto:
+def _served(body: onnx.ModelProto, contract: ModelContract, spec: ImageInput, digest: str) -> onnx.ModelProto:
     """Wrap the body; what already answers probabilities gets no second softmax."""
     model = serving_graph(body, contract, digest)
     session = open_session(body.SerializeToString(), threads=host.usable_cpus())
-    noise = normalised(choose_golden_rows(None, contract), contract.input)
+    noise = normalised(ImageReader(spec).noise(GOLDEN_ROWS), spec)
     answers = np.asarray(session.run([LOGITS], {NORMALISED: noise})[0], np.float64)
     if not (np.allclose(answers.sum(axis=1), 1.0, atol=1e-3) and answers.min() >= -1e-6):
         return model
@@ -173,10 +174,10 @@ def _served(body: onnx.ModelProto, contract: ModelContract, digest: str) -> onnx
     return model
 
 
-def _rows(settings: ForeignSettings, contract: ModelContract, name: str) -> Rows | None:
+def _rows(settings: ForeignSettings, task: Task, name: str) -> Rows | None:
     if settings.data is None:
         return None
-    rows = labelled_rows(settings.data, 0, None, contract.input, contract.labels, name)
+    rows = labelled_rows(settings.data, 0, None, task, name)
     if not len(rows):
         raise DataError(f"{settings.data} has no test rows.", hint="Leave --data out for an unevaluated package.")
     return rows
@@ -215,7 +216,7 @@ def _write(
         expected = Predictor(path, contract, threads=host.usable_cpus()).run(golden)
         np.savez(folder / "golden.npz", allow_pickle=False, rows=golden, **{variant_name: expected})
         if evaluated is not None:
-            reference = reference_statistics(evaluated[0], evaluated[1], contract.labels)
+            reference = reference_statistics(open_task(contract.task, contract.labels, contract.input), *evaluated)
             storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         variant = Variant(
             name=variant_name,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A body (normalised float rows to logits) as a graph that serves: raw rows in, probabilities out, the contract in its metadata.
+"""A body (prepared rows to logits) as a graph that serves: raw rows in, probabilities out, the contract in its metadata.
 
 The body is exported alone (export/exporter.py) because that is what is quantised; `serving_graph` then wraps either form of it.
 """
@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fmx.contract import ImageInput, ModelContract
+from fmx.contract import ImageInput, Input, ModelContract
 from fmx.errors import ExportError, first_line
+from fmx.tasks import TextClassification
 
 if TYPE_CHECKING:
     from export.start import Start
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 ROWS = "images"
 NORMALISED = "normalised"
 LOGITS = "logits"
-BATCH = "batch"
+BATCH, SEQUENCE = "batch", "sequence"
+
+
+def input_of(spec: Input) -> str:
+    """Name what a body reads: normalised rows of images, or the token ids of texts as they are."""
+    return NORMALISED if isinstance(spec, ImageInput) else TextClassification.input_name
+
+
+def given(body: onnx.ModelProto) -> str:
+    """Name the input of a body."""
+    return str(body.graph.input[0].name)
 
 
 def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -37,7 +48,9 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_digest: str, start: Start | None = None) -> onnx.ModelProto:
-    """Wrap a body so that it takes raw rows and gives probabilities: uint8 [batch, height, width, 3] to float32 [batch, labels].
+    """Wrap a body so that it takes raw rows and gives probabilities.
+
+    Images: uint8 [batch, height, width, 3] to float32 [batch, labels]. Texts: int64 [batch, sequence] to the same.
 
     Args:
         body: from `export_body`, or its quantised form.
@@ -52,20 +65,17 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     model = onnx.ModelProto()
     model.CopyFrom(body)
     graph, spec = model.graph, contract.input
-    transposed = "rows_chw"
-    before = [helper.make_node("Transpose", [ROWS], [transposed], "rows_to_channels_first", perm=[0, 3, 1, 2])]
-    if start is None:
-        before += _normalising_nodes(graph, spec, transposed)
+    before: list[onnx.NodeProto] = []
+    if isinstance(spec, ImageInput):
+        rows = helper.make_tensor_value_info(ROWS, TensorProto.UINT8, [BATCH, spec.height, spec.width, 3])
+        before = _reading_nodes(graph, spec, start)
     else:
-        if start.constant is not None:
-            before = [*_constant_channel(graph, start.constant), *before]
-            before[-1].input[0] = "rows_with_constant"
-        before += _feed_quantised_rows(graph, transposed, start)
+        rows = helper.make_tensor_value_info(TextClassification.input_name, TensorProto.INT64, [BATCH, SEQUENCE])
     after = [helper.make_node("Softmax", [LOGITS], [contract.output.name], "probabilities_of_logits", axis=-1)]
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
-    graph.input.append(helper.make_tensor_value_info(ROWS, TensorProto.UINT8, [BATCH, spec.height, spec.width, 3]))
+    graph.input.append(rows)
     graph.output.append(helper.make_tensor_value_info(contract.output.name, TensorProto.FLOAT, [BATCH, len(contract.labels)]))
     graph.name = contract.task
     del graph.value_info[:]  # a quantiser's notes on shapes need not hold any more
@@ -77,6 +87,18 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported graph is not valid ONNX: {first_line(error)}", hint="fmx --debug export shows more.") from error
     return model
+
+
+def _reading_nodes(graph: onnx.GraphProto, spec: ImageInput, start: Start | None) -> list[onnx.NodeProto]:
+    """Give what stands between raw rows of images and the body."""
+    transposed = "rows_chw"
+    nodes = [helper.make_node("Transpose", [ROWS], [transposed], "rows_to_channels_first", perm=[0, 3, 1, 2])]
+    if start is None:
+        return nodes + _normalising_nodes(graph, spec, transposed)
+    if start.constant is not None:
+        nodes = [*_constant_channel(graph, start.constant), *nodes]
+        nodes[-1].input[0] = "rows_with_constant"
+    return nodes + _feed_quantised_rows(graph, transposed, start)
 
 
 def _constant_channel(graph: onnx.GraphProto, pixel: int) -> list[onnx.NodeProto]:

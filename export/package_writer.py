@@ -18,7 +18,7 @@ from export.reference import reference_statistics
 from export.settings import ExportSettings
 from export.subject import Subject
 from fmx import host, storage
-from fmx.contract import Fingerprint, Latency, ModelContract, Requires, Variant
+from fmx.contract import Fingerprint, Latency, ModelContract, Requires, TextInput, Variant
 from fmx.data import split_seed_of
 from fmx.data.rows import Rows
 from fmx.errors import disk_errors
@@ -26,6 +26,8 @@ from fmx.package import new_package, write_manifest
 from fmx.predictor import Predictor
 from fmx.report import charts, render
 from fmx.run import Run
+from fmx.tasks import Task
+from fmx.texts import TOKENIZER_FILE
 
 GOLDEN_ROWS = 8
 CLASSES_SHOWN = 20
@@ -79,8 +81,10 @@ def write_package(target: Path, candidates: list[Candidate], subject: Subject, r
     contract, test = subject.contract, subject.rows["test"]
     with new_package(target, force=settings.force) as folder, disk_errors("writing the package"):
         variants = tuple(_write_variant(folder, candidate) for candidate in candidates)
-        _write_golden_rows(folder, candidates, contract, test, settings)
-        reference = reference_statistics(test, candidates[0].measured.probabilities, contract.labels)
+        _write_golden_rows(folder, candidates, subject, settings)
+        if isinstance(contract.input, TextInput):
+            storage.write_bytes(folder / TOKENIZER_FILE, (subject.run.folder / TOKENIZER_FILE).read_bytes())
+        reference = reference_statistics(subject.task, test, candidates[0].measured.probabilities)
         storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         fields: dict[str, Any] = {
             "name": target.name,
@@ -128,23 +132,23 @@ def _write_variant(folder: Path, candidate: Candidate) -> Variant:
     )
 
 
-def choose_golden_rows(test: Rows | None, contract: ModelContract) -> np.ndarray:
-    """Choose a few rows, evenly spread, or make them from noise where there are none to keep: uint8 [8, height, width, 3]."""
+def choose_golden_rows(test: Rows | None, task: Task) -> np.ndarray:
+    """Choose a few rows, evenly spread, or make them from noise where there are none to keep: [8, *row_shape]."""
     if test is not None:
-        return np.asarray(test.images[np.linspace(0, len(test) - 1, GOLDEN_ROWS).astype(int)])
-    return np.random.default_rng(0).integers(0, 256, (GOLDEN_ROWS, contract.input.height, contract.input.width, 3), dtype=np.uint8)
+        return np.asarray(test.values[np.linspace(0, len(test) - 1, GOLDEN_ROWS).astype(int)])
+    return task.noise(GOLDEN_ROWS)
 
 
-def _write_golden_rows(folder: Path, candidates: list[Candidate], contract: ModelContract, test: Rows, settings: ExportSettings) -> None:
+def _write_golden_rows(folder: Path, candidates: list[Candidate], subject: Subject, settings: ExportSettings) -> None:
     """Keep a few rows with each variant's answers, as the file on disk gives them."""
-    rows = choose_golden_rows(test if settings.samples else None, contract)
+    rows, contract = choose_golden_rows(subject.rows["test"] if settings.samples else None, subject.task), subject.contract
     threads = host.usable_cpus()
     answers = {one.name: Predictor(folder / f"model.{one.name}.onnx", contract, threads=threads, exact=one.exact).run(rows) for one in candidates}
     np.savez(folder / "golden.npz", allow_pickle=False, rows=rows, **answers)
 
 
 def _fingerprint(rows: Rows, chosen: np.ndarray) -> Fingerprint:
-    return Fingerprint(rows=len(chosen), sha256=storage.sha256_bytes(rows.images[chosen].tobytes() + rows.labels[chosen].tobytes()))
+    return Fingerprint(rows=len(chosen), sha256=storage.sha256_bytes(rows.values[chosen].tobytes() + rows.labels[chosen].tobytes()))
 
 
 def _origin(run: Run) -> dict[str, Any]:

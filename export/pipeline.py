@@ -28,6 +28,7 @@ from fmx.errors import BudgetError, ExportError
 from fmx.package import Package, contract_digest, load_package
 from fmx.predictor import EVALUATION_BATCH, Predictor
 from fmx.run import Run, find_run, load_run
+from fmx.tasks import require_images
 
 Say = Callable[[str], None]
 
@@ -49,9 +50,11 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
     say = say or _nothing
     source_run = load_run(find_run(run))
     packages = Path(out) if out else storage.home() / "packages"
-    name = storage.check_name(settings.name) if settings.name else storage.next_name(packages, source_run.info.model)
+    name = storage.check_name(settings.name) if settings.name else storage.next_name(packages, storage.stem_of(source_run.info.model))
     storage.check_free(packages / name, force=settings.force)
 
+    if settings.prune is not None or settings.recover:
+        require_images(source_run.info.input, "--prune" if settings.prune is not None else "--recover")
     stages, deadline = Stages(), deadline_of(settings)
     bench = _open_bench(open_subject(source_run, stages, say), settings, stages, deadline, say)
     bodies, refusals = _build_bodies(bench)
@@ -98,11 +101,11 @@ def _open_bench(subject: Subject, settings: ExportSettings, stages: Stages, dead
     dense, pruned_from = None, None
     pruned = _pruned(subject, settings, deadline, say)
     if pruned is not None:
-        dense = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].images, settings.opset, stages).predictor
+        dense = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].values, settings.opset, stages).predictor
         subject = replace(subject, network=restore_network(pruned), key=key_of_run(pruned))
         structure = pruned.info.structure or {}
         pruned_from = {**(pruned.info.pruned_from or {}), "pruned_run": pruned.info.name, "structure": structure}
-    graph = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].images, settings.opset, stages)
+    graph = draw_float(subject.network, subject.key, subject.contract, subject.rows["test"].values, settings.opset, stages)
     if graph.refused:
         say(f"torch's dynamo exporter was not taken: {graph.refused}")
     say(f"Exported with torch.onnx ({graph.exporter}), opset {settings.opset}; parity with the eager model holds at batch sizes 1, 2 and 7.")
@@ -136,14 +139,14 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
     predictors = {name: _opened(model, targets.get(name), bench) for name, model in models.items()}
     measured, verdicts = {}, {}
     for name, predictor in predictors.items():
-        measure.check_batches(predictor, test.images, name)
-        answers = predictor.run_all(test.images)
+        measure.check_batches(predictor, test.values, name)
+        answers = predictor.run_all(test.values)
         measured[name] = measure.measure_answers(answers, eager, test, bench.contract.labels, (*measure.PARITY_BATCHES, EVALUATION_BATCH))
     timed = {name: predictor for name, predictor in predictors.items() if name == "fp32" or targets[name].is_here}
     if bench.dense is not None:
         timed["dense"] = bench.dense
     batches = tuple(sorted({*measure.LATENCY_BATCHES, settings.batch}))
-    latency = measure.measure_latency(timed, test.images, batches, "dense" if bench.dense is not None else "fp32")
+    latency = measure.measure_latency(timed, test.values, batches, "dense" if bench.dense is not None else "fp32")
     for name, model in models.items():
         given: tuple[Latency, ...] = latency.get(name, ())
         if name == "fp32":

@@ -123,7 +123,7 @@ def check_prunable(network: Network, model: str) -> None:
 def _remove_blocks(pruned: Pruned, subject: Subject, dense: float, settings: ExportSettings, say: Say) -> Pruned:
     """Take out residual blocks one by one, the one that costs least each time, while half the budget holds without any recovery."""
     validation = subject.rows["validation"]
-    names = removable_blocks(pruned.network.body, subject.contract.input.height)
+    names = removable_blocks(pruned.network.body, pruned.network.image_size[0])
     while names:
         costs = {name: dense - _without(pruned.network, name, validation) for name in names}
         cheapest = min(names, key=lambda name: costs[name])
@@ -205,13 +205,12 @@ def _pruner(network: Network, ratio: float, steps: int) -> Any:
     except ImportError as error:
         raise missing_extra("export", "Pruning") from error
     network.requires_grad_(True)  # the library traces gradients
-    spec = network.spec
     whole = {module: module.num_heads for module in network.body.modules() if isinstance(module, nn.MultiheadAttention)}
     split = {module.qkv: module.num_heads for module in timm_attention(network.body)}
     with _library_errors(type(network.body).__name__):
         return torch_pruning.pruner.BasePruner(
             network.body,
-            torch.zeros(1, 3, spec.height, spec.width),
+            torch.zeros(1, 3, *network.image_size),
             importance=torch_pruning.importance.GroupTaylorImportance(),
             global_pruning=True,
             isomorphic=True,
@@ -248,7 +247,7 @@ def _accumulate_gradients(network: Network, rows: Rows, seed: int) -> None:
     chosen = np.random.default_rng(seed).permutation(len(rows))[:GRADIENT_ROWS]
     for start in range(0, len(chosen), 32):
         part = chosen[start : start + 32]
-        logits = network(torch.from_numpy(rows.images[part]))
+        logits = network(torch.from_numpy(rows.values[part]))
         functional.cross_entropy(logits, torch.from_numpy(rows.labels[part])).backward()  # type: ignore[no-untyped-call]
 
 
@@ -257,7 +256,7 @@ def _check_shape(network: Network, subject: Subject) -> None:
     classes = len(subject.contract.labels)
     try:
         with torch.inference_mode():
-            answer = network.eval()(torch.from_numpy(subject.rows["test"].images[:2]))
+            answer = network.eval()(torch.from_numpy(subject.rows["test"].values[:2]))
     except Exception as error:  # a network that pruning broke raises what it likes
         raise ModelError(f"{subject.run.info.model} does not run once pruned: {first_line(error)}", hint="Export it without --prune.") from error
     if answer.shape[1] != classes:

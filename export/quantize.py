@@ -39,6 +39,9 @@ class Scheme:
     per_channel: bool = True
     reduce_range: bool = False
     """7-bit weights: without VNNI, x86 adds two products of 8 x 8 bits in 16 bits, which saturates."""
+    operators: tuple[str, ...] = ()
+    """Those that are quantised; empty: all that ONNX Runtime can. In a transformer the additions of a mask, whose range is that of all floats,
+    must stay float."""
 
     def as_recipe(self) -> dict[str, Any]:
         """Give what the manifest says about it."""
@@ -108,7 +111,7 @@ def quantize_body(
             found,
             [],
             list(keep_float),
-            sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            list(scheme.operators) or sorted({*QLinearOpsRegistry, *QDQRegistry}),
             _options(start),
         )
         quantiser.quantize_model()

@@ -8,17 +8,18 @@ import numpy as np
 
 from fmx.data.rows import Rows
 from fmx.drift import CLASS_SHARE, TOPS, counts_of, edges
+from fmx.tasks import Task
 
 CHUNK = 256
 
 
-def reference_statistics(rows: Rows, probabilities: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+def reference_statistics(task: Task, rows: Rows, probabilities: np.ndarray) -> dict[str, Any]:
     """Describe test rows and answers.
 
     Args:
+        task: of the model.
         rows: of the test split.
         probabilities: of the variant that is served, float [n, classes].
-        labels: the classes.
 
     Returns:
         Histograms with fixed edges of the features of `fmx.drift`, a value a row, and the share of each predicted class.
@@ -26,11 +27,12 @@ def reference_statistics(rows: Rows, probabilities: np.ndarray, labels: tuple[st
     chunks = []
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        chunks.append(counts_of(rows.images[part], probabilities[part], {name: values[part] for name, values in rows.facts.items()}))
+        facts = {name: values[part] for name, values in rows.facts.items()}
+        chunks.append(counts_of({**task.features(rows.values[part]), **facts}, probabilities[part]))
     counts = {name: np.sum([chunk[name] for chunk in chunks], axis=0) for name in chunks[0]}
     share = counts[CLASS_SHARE] / len(rows)
     return {
         "rows": len(rows),
         **{name: {"edges": edges(top), "counts": counts[name].tolist()} for name, top in TOPS.items() if name in counts},
-        CLASS_SHARE: {label: round(float(value), 6) for label, value in zip(labels, share, strict=True)},
+        CLASS_SHARE: {label: round(float(value), 6) for label, value in zip(task.labels, share, strict=True)},
     }

@@ -18,7 +18,7 @@ import onnx
 
 from export.bias_correction import correct_biases
 from export.calibration import Feed, RangeMethod, Ranges, collect_ranges
-from export.graph import LOGITS, NORMALISED
+from export.graph import LOGITS, given
 from export.probe import Noise, decibels, measure_noise
 from export.quantize import Scheme, quantize_body
 from export.start import Start
@@ -51,9 +51,9 @@ class Problem:
     start: Start | None
     feed: Feed
     calibration: np.ndarray
-    """Training rows, uint8 [n, h, w, 3]."""
+    """Training rows."""
     cheap: np.ndarray
-    """A few validation rows, uint8 [n, h, w, 3]."""
+    """A few validation rows."""
     drop: Callable[[onnx.ModelProto], float]
     """Points of validation accuracy that a quantised body loses against the eager model."""
     speed_up: Callable[[onnx.ModelProto], float | None]
@@ -186,7 +186,7 @@ class Search:
             with tempfile.TemporaryDirectory(prefix="fmx-ranges-") as name:
                 path = Path(name) / "prepared.onnx"
                 onnx.save(self.problem.prepared, path)
-                return collect_ranges(path, method, self.problem.calibration, self.problem.feed)
+                return collect_ranges(path, method, self.problem.calibration, self.problem.feed, self.scheme.operators)
 
         return self.problem.ranges(method, collect)
 
@@ -205,4 +205,4 @@ class Search:
 
     def _logits(self, body: onnx.ModelProto) -> np.ndarray:
         session = open_session(body.SerializeToString(), threads=usable_cpus(), exact=True)
-        return np.asarray(session.run([LOGITS], {NORMALISED: self.problem.feed(self.problem.cheap)})[0], np.float64)
+        return np.asarray(session.run([LOGITS], {given(self.problem.prepared): self.problem.feed(self.problem.cheap)})[0], np.float64)

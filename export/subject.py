@@ -15,7 +15,8 @@ from fmx.contract import ModelContract
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError
-from fmx.run import Run
+from fmx.run import Run, task_of
+from fmx.tasks import Task
 
 Say = Callable[[str], None]
 
@@ -28,6 +29,7 @@ class Subject:
     network: Network
     rows: dict[str, Rows]
     contract: ModelContract
+    task: Task
     eager: dict[str, np.ndarray]
     """The run's eager network's probabilities on the validation and test rows: float64 [n, classes]"""
     key: Key
@@ -55,7 +57,8 @@ def open_subject(run: Run, stages: Stages, say: Say) -> Subject:
     """
     info = run.info
     source = reopen_source(info.settings)
-    rows = read_splits(source, info.input)
+    task = task_of(run)
+    rows = read_splits(source, task)
     for split, expected in info.rows.items():
         if rows[split].fingerprint != expected:
             raise DataError(
@@ -66,7 +69,7 @@ def open_subject(run: Run, stages: Stages, say: Say) -> Subject:
     eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
     contract = ModelContract(task=info.task, labels=info.labels, input=info.input)
-    return Subject(run, network, rows, contract, eager, key_of_run(run), source.may_flip)
+    return Subject(run, network, rows, contract, task, eager, key_of_run(run), source.may_flip)
 
 
 def _answers(network: Network, rows: Rows) -> Callable[[], np.ndarray]:

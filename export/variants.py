@@ -28,11 +28,13 @@ from export.subject import Subject, key_of_answers
 from export.target import TARGETS, Target
 from finetune.quantisation_aware import Rounded, train_rounded
 from fmx import host, storage
-from fmx.contract import ModelContract
+from fmx.contract import ImageInput, ModelContract
 from fmx.predictor import Predictor
 from fmx.run import Run
 from fmx.statistics import paired_drop
 
+TEXT_OPERATORS = ("MatMul", "Gemm", "Gather")
+"""What of a transformer is quantised: nearly all of its work, and its weights, of which a table of embeddings is often half."""
 SEARCH_ROWS = 2000
 """Validation rows on which a search judges, at most."""
 
@@ -147,11 +149,11 @@ def _search_within_budget(bench: Bench, target: Target) -> Found:
     network = copy.deepcopy(bench.subject.network)
     run, rows = bench.subject.run, bench.subject.rows
     limit = 64 if target.scheme.reduce_range else 127
-    calibration = rows["train"].images[bench.calibration_rows()]
+    calibration = rows["train"].values[bench.calibration_rows()]
     trained = train_rounded(network, run, rows, calibration, epochs, limit, bench.subject.may_flip, bench.say)
     with tempfile.TemporaryDirectory(prefix="fmx-trained-") as folder:
         passing = Stages(Path(folder))  # these belong to weights that are not kept; the search's result is
-        graph = draw_float(network, key_of("trained"), bench.contract, rows["test"].images, bench.settings.opset, passing)
+        graph = draw_float(network, key_of("trained"), bench.contract, rows["test"].values, bench.settings.opset, passing)
         again = _search(replace(bench, stages=passing), target, graph, trained)
     better = min((again, found), key=lambda one: one.drop)
     facts = {**better.facts, "trials": [*found.facts["trials"], *again.facts["trials"]]}
@@ -165,7 +167,7 @@ class Judge:
         self._bench, self._target = bench, target
         validation = bench.subject.rows["validation"]
         rows = _spread(len(validation), SEARCH_ROWS)
-        self.images, self._labels = validation.images[rows], validation.labels[rows]
+        self.images, self._labels = validation.values[rows], validation.labels[rows]
         self._reference = bench.subject.eager["validation"][rows].argmax(axis=1) == self._labels
 
     def opened(self, body: onnx.ModelProto, start: Start | None) -> Predictor:
@@ -200,19 +202,21 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
         trained: of a graph that was trained quantisation-aware: the ranges that its layers learnt to live with.
     """
     subject, settings, spec = bench.subject, bench.settings, bench.contract.input
-    raw, start = start_at_raw_rows(graph.body, spec)
+    raw, start = start_at_raw_rows(graph.body, spec) if isinstance(spec, ImageInput) else (graph.body, None)
     prepared = prepare_body(raw)
     judge = Judge(bench, target)
 
-    def feed(images: np.ndarray) -> np.ndarray:
-        return start.feed(images) if start is not None else normalised(images, spec)
+    def feed(rows: np.ndarray) -> np.ndarray:
+        if not isinstance(spec, ImageInput):
+            return subject.task.feed(rows)
+        return start.feed(rows) if start is not None else normalised(rows, spec)
 
     def ranges(method: RangeMethod, collect: Callable[[], Ranges]) -> Ranges:
         key = key_of_ranges(graph.key, subject.run, settings, method)
         kept = {name: (low, high) for name, (low, high) in bench.stages.facts(key, collect).items()}
         return kept | _ranges_of_layers(prepared, trained)
 
-    calibration = subject.rows["train"].images[bench.calibration_rows()]
+    calibration = subject.rows["train"].values[bench.calibration_rows()]
     problem = Problem(
         prepared,
         start,
@@ -223,7 +227,8 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
         speed_up=lambda body: judge.speed_up(judge.opened(body, start)),
         ranges=ranges,
     )
-    search = Search(problem, target.scheme, settings.max_drop, bench.deadline, bench.say)
+    scheme = target.scheme if isinstance(spec, ImageInput) else replace(target.scheme, operators=TEXT_OPERATORS)
+    search = Search(problem, scheme, settings.max_drop, bench.deadline, bench.say)
     body, best = search.run()
     recipe = {
         **best.choice.scheme.as_recipe(),

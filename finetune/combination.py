@@ -23,11 +23,12 @@ from finetune.run_writer import write_run
 from finetune.settings import TrainSettings
 from finetune.workplace import kept_if_resumable, reserve
 from fmx import storage
-from fmx.contract import Member
+from fmx.contract import ImageInput, Member
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import BudgetError, DataError, UsageError
-from fmx.run import Run, find_run, load_run
+from fmx.run import Run, find_run, load_run, task_of
+from fmx.tasks import ImageClassification, require_images
 
 Say = Callable[[str], None]
 
@@ -51,7 +52,7 @@ def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None
         BudgetError: no average is better on validation than the best run; nothing is written.
     """
     members = _open_members(given, device, say)
-    models = {(run.info.model, run.info.input.height) for run in members.runs}
+    models = {(run.info.model, run.info.input.model_dump_json()) for run in members.runs}
     if len(models) > 1 or members.runs[0].info.members:
         raise UsageError("A soup averages weights, so its runs must have one model and one size.", hint="fmx ensemble takes different ones.")
     if any(run.info.structure != members.runs[0].info.structure for run in members.runs):
@@ -88,16 +89,17 @@ def make_ensemble(
         DataError: their rows differ.
     """
     members = _open_members(given, device, say)
-    if len({run.info.input.height for run in members.runs}) > 1:
+    specs = [require_images(run.info.input, "fmx ensemble") for run in members.runs]
+    if len({spec.height for spec in specs}) > 1:
         raise UsageError("An ensemble is one graph over one row, so its runs must have one --size.", hint="Train them with one.")
     if any(run.info.members for run in members.runs):
         raise UsageError("An ensemble cannot be a member of another one.", hint="Name its members instead.")
     networks = [restore_network(run) for run in members.runs]
-    body = Ensemble([network.body for network in networks], [run.info.input for run in members.runs])
-    ensemble = Network(body, members.runs[0].info.input)
+    body = Ensemble([network.body for network in networks], specs)
+    ensemble = Network(body, specs[0])
     accuracy = _validation_accuracy(ensemble.to(members.device), members)
     say(f"together: validation accuracy {accuracy:.2%}, the best alone {members.accuracies[0]:.2%}")
-    described = tuple(Member(model=run.info.model, input=run.info.input, structure=run.info.structure) for run in members.runs)
+    described = tuple(Member(model=run.info.model, input=spec, structure=run.info.structure) for run, spec in zip(members.runs, specs, strict=True))
     return _write(ensemble, members.runs, members, out, name, "ensemble", described)
 
 
@@ -113,7 +115,7 @@ def _open_members(given: Sequence[str], device: str, say: Say) -> Members:
                 hint="Runs that are combined need the same data, split and seed of the split: train them with the same --data and --split-seed.",
             )
     source = reopen_source(first.settings)
-    rows = read_splits(source, first.input)
+    rows = read_splits(source, task_of(runs[0]))
     if any(rows[split].fingerprint != expected for split, expected in first.rows.items()):
         raise DataError(f"The rows of {source.name} are not those that {first.name} was trained with.", hint="Bring the data back as they were.")
     members = Members(runs, rows, [], choose_device(device))
@@ -131,9 +133,10 @@ def _raw(run: Run) -> Network:
 
 def _validation_accuracy(network: Network, members: Members) -> float:
     rows = members.rows["validation"]
-    if (network.spec.height, network.spec.width) != rows.images.shape[1:3]:
+    spec = network.spec
+    if isinstance(spec, ImageInput) and (spec.height, spec.width) != rows.values.shape[1:3]:
         source = reopen_source(members.runs[0].info.settings)
-        rows = read_splits(source, network.spec, ("validation",))["validation"]
+        rows = read_splits(source, ImageClassification(source.labels, spec), ("validation",))["validation"]
     return eager_accuracy(network, rows)
 
 

@@ -10,7 +10,7 @@ from fmx.data import split_seed_of
 from fmx.data.rows import Rows
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
-from fmx.run import Run
+from fmx.run import Run, task_of
 from fmx.statistics import accuracy_of, softmax
 
 
@@ -18,13 +18,13 @@ from fmx.statistics import accuracy_of, softmax
 def eager_logits(network: Network, rows: Rows, device: torch.device, batch_size: int = 64) -> np.ndarray:
     """Give the network's logits for every row, in full precision: float32 [n, classes]."""
     network.eval()
-    logits = []
+    logits, order = [], network.rows.order(rows.values)
     with progress("evaluating", len(rows)) as advance:
         for start in range(0, len(rows), batch_size):
-            batch = torch.from_numpy(rows.images[start : start + batch_size]).to(device)
+            batch = torch.from_numpy(rows.values[order[start : start + batch_size]]).to(device)
             logits.append(network(batch).float().cpu().numpy())
             advance(len(batch))
-    return np.concatenate(logits)
+    return np.asarray(np.concatenate(logits)[np.argsort(order)])
 
 
 def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> np.ndarray:
@@ -43,7 +43,7 @@ def evaluate_run(run: Run, data: str, device: torch.device, *, split_seed: int |
     seed = split_seed_of(info.settings) if split_seed is None else split_seed
     if group_by is None and data == info.settings["data"]:
         group_by = info.settings.get("group_by")
-    rows = labelled_rows(data, seed, group_by, info.input, info.labels, info.name)
+    rows = labelled_rows(data, seed, group_by, task_of(run), info.name)
     probabilities = eager_probabilities(restore_network(run).to(device), rows, device)
     facts = {"run": info.name, "package": None, "data": data, "rows_of_run": rows.fingerprint == info.rows.get("test")}
     return describe_answers(facts, info.labels, probabilities, rows)

@@ -13,14 +13,15 @@ from finetune.network import restore_network
 from fmx.explanation import occlusion
 from fmx.run import Run
 from fmx.statistics import softmax
+from fmx.tasks import require_images
 
 
 class RunExplainer:
     """A run's eager network, explained by Grad-CAM at its last feature map."""
 
     def __init__(self, run: Run) -> None:
+        self.labels, self.spec = run.info.labels, require_images(run.info.input, "fmx explain")
         self._network = restore_network(run)
-        self.labels, self.spec = run.info.labels, run.info.input
         self._layer = None if run.info.members else last_feature_map(self._network.body, self.spec.height)
         self.method = "Grad-CAM" if self._layer is not None else "occlusion"
 
@@ -37,7 +38,7 @@ class RunExplainer:
             warnings.filterwarnings("ignore", category=UserWarning, module="captum")
             from captum.attr import LayerGradCam
 
-            images = self._network.normalise(torch.tensor(row[None])).requires_grad_(True)
+            images = self._network.prepare(torch.tensor(row[None])).requires_grad_(True)
             found: Tensor = LayerGradCam(self._network.body, self._layer).attribute(images, target=label, relu_attributions=True)
         return np.asarray(found.detach()[0, 0].numpy())
 

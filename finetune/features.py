@@ -62,7 +62,7 @@ def cached_features(
 
 
 def _own(network: Network, device: torch.device) -> Callable[[Tensor], Tensor]:
-    return lambda rows: network.normalise(rows.to(device, non_blocking=True))
+    return lambda rows: network.prepare(rows.to(device, non_blocking=True))
 
 
 def compute_features(
@@ -78,11 +78,12 @@ def compute_features(
     hook = network.head.layer.register_forward_pre_hook(catch)
     try:
         with torch.inference_mode(), progress(what, len(rows)) as advance:
+            order = network.rows.order(rows.values)
             for start in range(0, len(rows), BATCH):
-                batch = torch.from_numpy(rows.images[start : start + BATCH])
+                batch = torch.from_numpy(rows.values[order[start : start + BATCH]])
                 with autocast(precision, device):
                     network.body(normalise(batch))
                 advance(len(batch))
     finally:
         hook.remove()
-    return torch.cat(caught).clone()
+    return torch.cat(caught)[torch.from_numpy(np.argsort(order))]

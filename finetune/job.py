@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +10,22 @@ from pathlib import Path
 import torch
 
 from finetune import checkpoint
-from finetune.base_models import BaseModel, check_model_name
+from finetune.base_models import check_model_name
 from finetune.device import choose_device
 from finetune.downloads import ensure_downloaded
-from finetune.network import Network, build_network, continue_network
+from finetune.network import Built, Network, build_network, build_text_network, continue_network
 from finetune.regularisation import set_drop_path, set_dropout
-from finetune.settings import TrainSettings
+from finetune.settings import MAX_LENGTH, TrainSettings
 from finetune.world import World
 from fmx import storage
-from fmx.contract import ImageInput
-from fmx.data import Source, open_source
+from fmx.contract import ImageInput, Input
+from fmx.data import IMAGES, Source, reopen_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, UsageError
 from fmx.run import Run, find_run, load_run
 from fmx.storage import LATEST
+from fmx.tasks import ImageClassification, Task, TextClassification, open_task
 
 Say = Callable[[str], None]
 """Takes a line for a person."""
@@ -41,10 +43,18 @@ class Job:
     device: torch.device
     source: Source
     rows: dict[str, Rows]
-    network: Network
-    base: BaseModel
-    spec: ImageInput
+    built: Built
     say: Say
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        return self.built.network
+
+    @property
+    def spec(self) -> Input:
+        """What inputs are made into."""
+        return self.built.network.spec
 
     @property
     def states(self) -> Path:
@@ -72,31 +82,46 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     if world.is_first:
         ensure_downloaded(settings.data)
     world.wait()
-    source = open_source(settings.data, settings.split_seed, settings.group_by)
+    source = reopen_source(settings.model_dump())
     torch.manual_seed(settings.seed)
-    network, base, spec = _build(settings, source)
-    rows = read_splits(source, spec)
+    built = _build(settings, source)
+    spec = built.network.spec
+    rows = read_splits(source, _task(settings, source.labels, built))
     _describe(source, rows, spec, say)
     _check_rows(settings, rows, source, say)
     place = folder()
     pinned = {"model": _pinned(settings.model, CONTINUED), "teacher": settings.teacher and _pinned(settings.teacher)}
-    settled = {**pinned, "size": spec.height, "name": place.name, "norm_statistics": _norm_statistics(settings, network)}
+    sizes = {"size": spec.height} if isinstance(spec, ImageInput) else {"max_length": spec.max_length}
+    settled = {**pinned, **sizes, "name": place.name, "norm_statistics": _norm_statistics(settings, built.network)}
     settings = settings.model_copy(update=settled)
-    return Job(place, settings, world, device, source, rows, network, base, spec, say)
+    return Job(place, settings, world, device, source, rows, built, say)
 
 
-def _build(settings: TrainSettings, source: Source) -> tuple[Network, BaseModel, ImageInput]:
+def _build(settings: TrainSettings, source: Source) -> Built:
     """Build the network that is trained, from a base model or from a run."""
     run = continued_run(settings.model)
     if run is not None:
-        network, base, spec = continue_network(run, settings.size or run.info.input.height, source.labels)
+        if run.info.task != settings.task:
+            raise UsageError(f"{run.info.name} is of the task {run.info.task}, not {settings.task}.", hint=f"Say --task {run.info.task}.")
+        built = continue_network(run, settings.size, source.labels)
+    elif settings.task == TextClassification.name:
+        built = build_text_network(settings.model, settings.weights, settings.max_length or MAX_LENGTH, len(source.labels))
     else:
-        network, base, spec = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
+        network, base, _ = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
+        built = Built(network, base.weights_origin)
     if settings.dropout is not None:
-        set_dropout(network, settings.dropout)
+        set_dropout(built.network, settings.dropout)
     if settings.drop_path is not None:
-        set_drop_path(network.body, settings.drop_path)
-    return network, base, spec
+        set_drop_path(built.network.body, settings.drop_path)
+    return built
+
+
+def _task(settings: TrainSettings, labels: tuple[str, ...], built: Built) -> Task:
+    """Open the task before there is a run: the tokenizer's file is made for it."""
+    with tempfile.TemporaryDirectory(prefix="fmx-train-") as name:
+        for file, content in built.files.items():
+            storage.write_text(Path(name) / file, content)
+        return open_task(settings.task, labels, built.network.spec, Path(name))
 
 
 def _pinned(given: str, prefix: str = "") -> str:
@@ -114,12 +139,17 @@ def _norm_statistics(settings: TrainSettings, network: Network) -> str:
     return "frozen" if any(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms) else "batch"
 
 
-def check_model(model: str) -> None:
-    """Check a `--model` before anything is read. Raises: `ModelError`, `UsageError`."""
-    if model.startswith(CONTINUED):
-        find_run(model.removeprefix(CONTINUED))
-    else:
-        check_model_name(model)
+def check_model(settings: TrainSettings) -> None:
+    """Check `--model` before anything is read. Raises: `ModelError`, `UsageError`."""
+    if settings.model.startswith(CONTINUED):
+        find_run(settings.model.removeprefix(CONTINUED))
+    elif settings.task == ImageClassification.name:
+        check_model_name(settings.model)
+
+
+def model_name(settings: TrainSettings) -> str:
+    """Give a base model's name without the path of a folder: a run and a package tell nothing of the machine that trained."""
+    return storage.stem_of(settings.model) if Path(settings.model).is_dir() else settings.model
 
 
 def continued_run(model: str) -> Run | None:
@@ -127,15 +157,13 @@ def continued_run(model: str) -> Run | None:
     return load_run(find_run(model.removeprefix(CONTINUED))) if model.startswith(CONTINUED) else None
 
 
-def _describe(source: Source, rows: dict[str, Rows], spec: ImageInput, say: Say) -> None:
+def _describe(source: Source, rows: dict[str, Rows], spec: Input, say: Say) -> None:
     skipped = [fault for split in rows.values() for fault in split.skipped]
     for file, reason in skipped:
         say(f"Skipped {file}: {reason}.")
     counts = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in rows.items())
-    say(
-        f"{source.name}: {len(source.labels)} classes, {counts} rows of {spec.width} x {spec.height} pixels"
-        + (f"; {len(skipped)} files skipped." if skipped else ".")
-    )
+    size = f"{spec.width} x {spec.height} pixels" if isinstance(spec, ImageInput) else f"up to {spec.max_length} tokens"
+    say(f"{source.name}: {len(source.labels)} classes, {counts} rows of {size}" + (f"; {len(skipped)} inputs skipped." if skipped else "."))
 
 
 def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, say: Say) -> None:
@@ -146,18 +174,24 @@ def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, 
     """
     skipped = [fault for split in rows.values() for fault in split.skipped]
     if skipped and settings.on_bad_image == "error":
-        raise DataError(f"{len(skipped)} images cannot be read: {skipped[0][0]}: {skipped[0][1]}.", hint="Repair them, or use --on-bad-image skip.")
+        raise DataError(f"{len(skipped)} inputs cannot be read: {skipped[0][0]}: {skipped[0][1]}.", hint="Repair them, or use --on-bad-image skip.")
     said = {found: f"{found.message} (such as {'; '.join(found.examples[:2])})" for found in find_leakage(rows)}
     errors = [line for found, line in said.items() if found.severity == "error"]
     if errors and not settings.allow_leakage:
-        options = f" --group-by '{settings.group_by}'" if settings.group_by else ""
-        hint = f"fmx data check {source.name}{options} lists them all; --allow-leakage trains all the same."
+        hint = f"fmx data check {source.name}{_options_of_data(settings)} lists them all; --allow-leakage trains all the same."
         raise DataError(f"Training would be misled: {'; '.join(errors)}.", hint=hint)
     for line in said.values():
         say(f"{line}.")
 
 
-def base_key(network: Network, spec: ImageInput) -> str:
+def _options_of_data(settings: TrainSettings) -> str:
+    """Write the options that `fmx data check` needs to see the same rows, each with a space before it."""
+    options = {"group-by": settings.group_by, "text-column": settings.text_column, "label-column": settings.label_column}
+    task = f" --task {settings.task}" if settings.task != IMAGES else ""
+    return task + "".join(f" --{name} '{value}'" for name, value in options.items() if value)
+
+
+def base_key(network: Network, spec: Input) -> str:
     """Hash base weights and preprocessing, which with a row fingerprint name cached features."""
     head = f"body.{network.head.path}."
     hashes = [

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
+BUCKETED = 50
+"""Batches of an epoch among which rows of one length are gathered."""
 COLLAPSED_EPOCHS = 4
 """Epochs of one answer to everything after which a training is given up."""
 
@@ -102,16 +104,16 @@ class Trainer:
     def __init__(self, plan: Plan, objective: Objective, settings: TrainSettings, stage: str, epochs: int, world: World, say: Say):
         self.plan, self.objective, self.settings = plan, objective, settings
         self.stage, self.epochs, self.world, self.say = stage, epochs, world, say
-        self.precision = settings.precision if plan.on_images else "fp32"  # a head alone gains nothing from less
+        self.precision = settings.precision if plan.on_rows else "fp32"  # a head alone gains nothing from less
         self.device = next(plan.module.parameters()).device
         self.batch_size = int(settings.batch_size)
         freeze_norms(plan.module, every=plan.freeze_statistics)
-        self.shards = open_shards(plan.module, self.device, world.size) if world.shards and plan.on_images else None
+        self.shards = open_shards(plan.module, self.device, world.size) if world.shards and plan.on_rows else None
         if self.shards is None:
             self.running, self.optimiser = world.prepare(plan.module, build_optimiser(plan.groups, settings.optimiser))
         else:
             self.running, self.optimiser = self.shards.module, build_optimiser(self.shards.groups(plan.groups), settings.optimiser, fused=False)
-        if settings.compile and plan.on_images:
+        if settings.compile and plan.on_rows:
             self.running = torch.compile(self.running)  # type: ignore[assignment]
         self.average = moving_average(plan.module, settings.ema) if settings.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -187,7 +189,10 @@ class Trainer:
             order = torch.multinomial(weights, len(labels), replacement=True, generator=generator)
         else:
             order = torch.randperm(len(labels), generator=generator)
-        return split_order(order, self.batch_size, least=2 * self.world.size)
+        batches = split_order(order, self.batch_size, least=2 * self.world.size)
+        if self.plan.lengths is None:
+            return batches
+        return bucket_by_length(batches, self.plan.lengths(self.plan.train_inputs), generator)
 
     def _gathered(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         """Give (index, inputs) of this process's share, and add up how long the device waited for them."""
@@ -384,7 +389,8 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
     device = next(module.parameters()).device
     rows, classes = len(plan.validation_labels), int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
     loss, correct, answers = 0.0, 0, torch.zeros(classes)
-    for index in torch.split(world.share(torch.arange(rows)), batch_size):
+    order = torch.arange(rows) if plan.lengths is None else torch.argsort(plan.lengths(plan.validation_inputs), stable=True)
+    for index in torch.split(world.share(order), batch_size):
         with autocast(precision, device):
             logits = module(plan.batch(plan.validation_inputs[index], None)).float()
         wanted = plan.validation_labels[index].to(device)
@@ -394,6 +400,25 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
     loss, right, *counts = world.sums([loss, correct, *answers.tolist()])
     return Judged(loss / rows, right / rows, sum(count > 0 for count in counts))
+
+
+def bucket_by_length(batches: tuple[Tensor, ...], lengths: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Deal rows of about one length into the same batch, and the batches in random order: less of a batch is padding then.
+
+    Rows are sorted within stretches of `BUCKETED` batches of an epoch's random order, so that no two epochs have the same batches.
+
+    Args:
+        batches: of an epoch, int64 indices each; their sizes are kept.
+        lengths: of every row, int64 [n].
+        generator: of the order.
+    """
+    dealt: list[Tensor] = []
+    for start in range(0, len(batches), BUCKETED):
+        stretch = batches[start : start + BUCKETED]
+        rows = torch.cat(stretch)
+        ordered = rows[torch.argsort(lengths[rows], stable=True)]
+        dealt += torch.split(ordered, [len(batch) for batch in stretch])
+    return tuple(dealt[i] for i in torch.randperm(len(dealt), generator=generator).tolist())
 
 
 def split_order(order: Tensor, size: int, least: int = 2) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from finetune.network import Network, apply_temperature
 from finetune.objectives.adversarial import MEASURED_STEPS, robust_answers
 from finetune.settings import TrainSettings
 from fmx import statistics
-from fmx.contract import ImageInput
+from fmx.contract import ImageInput, Input
 from fmx.data.rows import Rows
 
 
@@ -39,7 +39,7 @@ def measure_network(
     rows: dict[str, Rows],
     labels: tuple[str, ...],
     settings: TrainSettings,
-    spec: ImageInput,
+    spec: Input,
     device: torch.device,
     answers: Callable[[Rows], np.ndarray] | None = None,
 ) -> Measured:
@@ -66,7 +66,7 @@ def measure_network(
         "uncalibrated_error": statistics.calibration_error(statistics.softmax(logits), test.labels),
         "peak_memory_bytes": peak_memory_bytes(device),
     }
-    if settings.adversarial != "none":
+    if settings.adversarial != "none" and isinstance(spec, ImageInput):
         labelled = robust_answers(network, test, settings.adversarial_eps, spec, device, settings.seed)
         share = statistics.wilson_interval(int((labelled == test.labels).sum()), len(test))
         metrics["robust_accuracy"] = {**share.model_dump(), "attack": f"PGD, {MEASURED_STEPS} steps, eps {settings.adversarial_eps:g}/255"}

@@ -1,6 +1,8 @@
-"""The network that is trained, evaluated and exported: normalisation and base model with our head, on raw uint8 rows."""
+"""The network that is trained, evaluated and exported: rows prepared, and base model with our head."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from safetensors.torch import load_file
@@ -9,41 +11,55 @@ from torch import Tensor, nn
 from finetune.base_models import BaseModel, build_base_model, try_size
 from finetune.ensemble import Ensemble
 from finetune.heads import Head, find_head, replace_head
+from finetune.rows import ImageRows, rows_of
 from finetune.structure import Structure, apply_structure
-from fmx.contract import ImageInput
+from finetune.text_models import build_text_model, files_of, rebuild_text_body
+from fmx.contract import ImageInput, Input
 from fmx.errors import ModelError
 from fmx.run import Run
 
 
 class Network(nn.Module):
-    """uint8 [batch, height, width, 3] to logits float32 [batch, classes]; `body` takes normalised float [batch, 3, height, width]."""
+    """Rows [n, *row_shape] to logits float32 [n, classes]; `body` takes rows that are prepared (finetune/rows.py)."""
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, body: nn.Module, spec: ImageInput) -> None:
+    def __init__(self, body: nn.Module, spec: Input) -> None:
         super().__init__()
         self.body = body
         self.spec = spec
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.rows = rows_of(spec)
 
     @property
     def head(self) -> Head:
         """The last layer."""
         return find_head(self.body)
 
-    def normalise(self, rows: Tensor) -> Tensor:
-        """Turn uint8 [n, h, w, 3] into normalised float32 [n, 3, h, w] in channels-last memory, which is what the rows already are."""
-        return (rows.permute(0, 3, 1, 2).float() - self.mean) / self.std
+    def prepare(self, rows: Tensor) -> Tensor:
+        """Turn raw rows into what the body takes."""
+        prepared: Tensor = self.rows(rows)
+        return prepared
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Undo the normalisation: float [n, 3, h, w] on 0..255."""
-        return images * self.std + self.mean
+        """Undo an image network's normalisation: float [n, 3, h, w] on 0..255."""
+        return self._images.pixels(images)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Normalise float [n, 3, h, w] on 0..255, for an image network."""
+        return self._images.normalised(pixels)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image network's rows."""
+        return self._images.size
+
+    @property
+    def _images(self) -> ImageRows:
+        if not isinstance(self.rows, ImageRows):
+            raise ModelError("This network reads no images.", hint="This needs an image model.")
+        return self.rows
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Give logits float32 [n, classes] for rows uint8 [n, h, w, 3]."""
-        logits: Tensor = self.body(self.normalise(rows))
+        """Give logits float32 [n, classes] for raw rows."""
+        logits: Tensor = self.body(self.prepare(rows))
         return logits
 
 
@@ -56,8 +72,29 @@ def build_network(name: str, weights: str, size: int, classes: int) -> tuple[Net
     return Network(base.module, spec), base, spec
 
 
-def continue_network(run: Run, size: int, labels: tuple[str, ...]) -> tuple[Network, BaseModel, ImageInput]:
+@dataclass(frozen=True)
+class Built:
+    """A network as a training begins with it."""
+
+    network: Network
+    weights_origin: str
+    files: dict[str, str] = field(default_factory=dict)
+    """What belongs into the run beside its weights."""
+
+
+def build_text_network(name: str, weights: str, max_length: int, classes: int) -> Built:
+    """Build a text model with a fresh head. Raises: `ModelError`, `UsageError`."""
+    base = build_text_model(name, weights, max_length, classes)
+    return Built(Network(base.module, base.spec), base.weights_origin, base.files)
+
+
+def continue_network(run: Run, size: int | None, labels: tuple[str, ...]) -> Built:
     """Build a network from a finished run's weights, its head included where the labels are the same.
+
+    Args:
+        run: finished.
+        size: side of the rows in pixels; None keeps the run's. A text run keeps its own window.
+        labels: of the training that begins.
 
     Raises:
         ModelError: the run's weights do not fit its model as built here, or the size.
@@ -65,17 +102,15 @@ def continue_network(run: Run, size: int, labels: tuple[str, ...]) -> tuple[Netw
     info = run.info
     if info.members:
         raise ModelError(f"{info.name} is an ensemble, which is not trained on.", hint="Continue one of its members.")
-    base = build_base_model(info.model, "none", size)
-    origin = f"run {info.name} ({info.weights_origin})"
-    spec = info.input.model_copy(update={"height": size, "width": size})
-    base = BaseModel(base.module, origin, spec.mean, spec.std, spec.interpolation)
-    replace_head(base.module, len(info.labels))
-    if info.structure is not None:
-        apply_structure(base.module, info.structure)
-    _load(base.module, run)
+    spec: Input = info.input
+    if isinstance(spec, ImageInput) and size is not None:
+        spec = spec.model_copy(update={"height": size, "width": size})
+    body = _bare(run, spec)
+    _load(body, run)
     if info.labels != labels:
-        replace_head(base.module, len(labels))
-    return Network(base.module, spec), base, spec
+        replace_head(body, len(labels))
+    files = {} if isinstance(spec, ImageInput) else files_of(run.folder)
+    return Built(Network(body, spec), f"run {info.name} ({info.weights_origin})", files)
 
 
 def restore_network(run: Run, *, calibrated: bool = True) -> Network:
@@ -90,10 +125,10 @@ def restore_network(run: Run, *, calibrated: bool = True) -> Network:
     """
     info = run.info
     if info.members:
-        bodies = [_bare(member.model, member.input.height, len(info.labels), member.structure) for member in info.members]
+        bodies = [_bare_image(member.model, member.input.height, len(info.labels), member.structure) for member in info.members]
         body: nn.Module = Ensemble(bodies, [member.input for member in info.members])
     else:
-        body = _bare(info.model, info.input.height, len(info.labels), info.structure)
+        body = _bare(run, info.input)
     _load(body, run)
     network = Network(body, info.input).eval()
     if calibrated:
@@ -101,7 +136,15 @@ def restore_network(run: Run, *, calibrated: bool = True) -> Network:
     return network
 
 
-def _bare(model: str, size: int, classes: int, structure: Structure | None) -> nn.Module:
+def _bare(run: Run, spec: Input) -> nn.Module:
+    """Build a run's architecture."""
+    info = run.info
+    if isinstance(spec, ImageInput):
+        return _bare_image(info.model, spec.height, len(info.labels), info.structure)
+    return rebuild_text_body(run.folder, spec, len(info.labels))
+
+
+def _bare_image(model: str, size: int, classes: int, structure: Structure | None) -> nn.Module:
     base = build_base_model(model, "none", size)
     replace_head(base.module, classes)
     if structure is not None:

@@ -39,10 +39,12 @@ class Plan:
     """Optimiser groups, each with its peak rate under `peak`; the first group is the one that `--lr` speaks of."""
     freeze_statistics: bool = False
     """Whether all batch norms keep their statistics; those with frozen weights do in any case."""
-    on_images: bool = True
-    """Whether the module takes images, so that mixing, attacks and a teacher make sense."""
+    on_rows: bool = True
+    """Whether the module takes prepared rows, and not features of them, so that mixing, attacks and a teacher make sense."""
     answers: Callable[[Rows], np.ndarray] | None = None
     """Gives the whole network's logits for decoded rows, float32 [n, classes], where the method has a quicker way than the network."""
+    lengths: Callable[[Tensor], Tensor] | None = None
+    """Gives the lengths of inputs, int64 [n], where they have different ones: those of about one length share a batch."""
     finish: Callable[[], None] = _nothing
     """Called once with the best weights loaded (LoRA merges here)."""
 

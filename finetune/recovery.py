@@ -17,6 +17,7 @@ from finetune.settings import TrainSettings, check_settings
 from finetune.world import World
 from fmx.data.rows import Rows
 from fmx.run import Run
+from fmx.tasks import require_images
 
 RATE = 5e-4
 """Peak rate of AdamW: the network is nearly where it should be."""
@@ -29,7 +30,7 @@ def recovery_settings(run: Run, epochs: int, rate: float = RATE, norms: str = "b
     """Give the settings of a recovery: all weights, cosine, distilled from the run itself (Hinton et al. 2015, arXiv:1503.02531)."""
     kept = {key: run.info.settings[key] for key in KEPT if run.info.settings.get(key) is not None}
     fixed = {"method": "finetune", "lr": rate, "head_lr_factor": 1.0, "norm_statistics": norms, "precision": "fp32", "patience": epochs}
-    return check_settings({**kept, **fixed, "epochs": epochs, "teacher": str(run.folder), "size": run.info.input.height})
+    return check_settings({**kept, **fixed, "epochs": epochs, "teacher": str(run.folder), "size": require_images(run.info.input, "recovery").height})
 
 
 def recover(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from fmx.report.gallery import mistakes
 from fmx.run import RUN_FILE, WEIGHTS_FILE
 
 
-def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Measured, test: Rows) -> RunInfo:
+def write_run(
+    folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Measured, test: Rows, files: Mapping[str, str] = MappingProxyType({})
+) -> RunInfo:
     """Write what a finished run holds beside its metrics and curves; run.json comes last, for it makes the folder a run.
 
     Args:
@@ -30,10 +33,13 @@ def write_run(folder: Path, facts: dict[str, Any], fits: list[Fit], measured: Me
         fits: one a stage; none for a run that is made from others.
         measured: the network at its best epoch, measured on the test rows.
         test: the test rows.
+        files: texts that belong beside the weights, by name.
     """
     with disk_errors("writing the run"):
         state = {key: value.contiguous() for key, value in measured.weights.items()}
         storage.write_bytes(folder / WEIGHTS_FILE, save(state))
+        for name, content in files.items():
+            storage.write_text(folder / name, content)
     info = RunInfo(
         **facts,
         metrics=measured.metrics,

@@ -14,6 +14,7 @@ from fmx.data.pool import read_pool
 from fmx.errors import UsageError
 from fmx.run import Run
 from fmx.statistics import softmax
+from fmx.tasks import require_images
 
 POOL_FACTOR = 10
 """The choice is made among this many times as many of the most uncertain images."""
@@ -37,12 +38,12 @@ def select_images(run: Run, pool: Path, count: int, device: str = "auto") -> lis
     """
     if run.info.members:
         raise UsageError("An ensemble has no one feature space to measure differences in.", hint="Select with one of its members.")
-    rows = read_pool(pool, run.info.input)
+    rows = read_pool(pool, require_images(run.info.input, "fmx data select"))
     if count > len(rows):
         raise UsageError(f"{pool} holds {len(rows)} images, fewer than {count}.", hint="Ask for fewer with -n.")
     place = choose_device(device)
     network = restore_network(run).to(place)
-    features = compute_features(network, rows, place, "features", lambda batch: network.normalise(batch.to(place))).flatten(1)
+    features = compute_features(network, rows, place, "features", lambda batch: network.prepare(batch.to(place))).flatten(1)
     with torch.inference_mode():
         layer = network.head
         logits = layer.tail(layer.layer(_as_given(features, layer.layer).to(place))).cpu().numpy()

@@ -12,6 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from fmx.settings import check
 
 EMBEDDED_MODEL = "efficientnet_lite0"
+EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
+MAX_LENGTH = 128
+"""Tokens of a text, special ones included, unless --max-length says otherwise."""
+
+TaskName = Literal["image-classification", "text-classification"]
 
 Method = Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -24,6 +29,37 @@ METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "norm-bias": {"adamw": 3e-3, "sgd": 5e-2, "head_lr_factor": 3.0},
 }
 """Peak rate by optimiser, and the head's rate over it, unless --lr and --head-lr-factor say otherwise."""
+
+TEXT_METHOD_DEFAULTS: dict[str, dict[str, float]] = {
+    "finetune": {"adamw": 1e-4, "sgd": 5e-3, "head_lr_factor": 10.0},
+    "linear-probe": {"adamw": 1e-2, "sgd": 0.5, "head_lr_factor": 1.0},
+    "lp-ft": {"adamw": 5e-5, "sgd": 2e-3, "head_lr_factor": 2.0},
+    "lora": {"adamw": 1e-3, "sgd": 2e-2, "head_lr_factor": 5.0},
+    "norm-bias": {"adamw": 2e-3, "sgd": 2e-2, "head_lr_factor": 3.0},
+}
+"""The same for encoders of texts, which break at the rates of convolutional networks."""
+
+TEXT_DEFAULTS: dict[str, Any] = {"model": EMBEDDED_TEXT_MODEL, "epochs": 5, "augment": "none"}
+"""What a training on texts does otherwise unless it is told."""
+
+IMAGES_ONLY = (
+    "size",
+    "augment",
+    "mixup",
+    "cutmix",
+    "adversarial",
+    "teacher",
+    "unlabelled",
+    "probe_views",
+    "drop_path",
+    "norm_statistics",
+)
+TEXTS_ONLY = ("max_length", "text_column", "label_column")
+
+
+def method_defaults(task: str) -> dict[str, dict[str, float]]:
+    """Give the rates of every method for a task."""
+    return TEXT_METHOD_DEFAULTS if task == "text-classification" else METHOD_DEFAULTS
 
 
 def _number_or_word(value: Any) -> Any:
@@ -57,7 +93,11 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    task: TaskName = "image-classification"
     data: str = "digits"
+    text_column: str | None = None
+    """Of a table of texts; None is guessed."""
+    label_column: str | None = None
     group_by: str | None = None
     """Manifests: a column; folders: a pattern. Rows of one group never get into two splits."""
     allow_leakage: bool = False
@@ -72,6 +112,8 @@ class TrainSettings(BaseModel):
     """Augmented views of each training row whose features are cached beside the plain ones (linear-probe, lp-ft)."""
     lora_rank: int = Field(default=8, ge=1, le=512)
     size: int | None = Field(default=None, ge=8, le=2048)
+    max_length: int | None = Field(default=None, ge=8, le=8192)
+    """Tokens of a text, special ones included; what is behind is cut off."""
     batch_size: BatchSize = 32
     """Rows an optimiser step, over all processes. auto: the fastest that fits, measured."""
     norm_statistics: Literal["auto", "frozen", "batch"] = "auto"
@@ -141,9 +183,17 @@ class TrainSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     name: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_by_task(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("task") != "text-classification":
+            return values
+        known = {key: default for key, default in TEXT_DEFAULTS.items() if key != "epochs" or values.get("method") != "linear-probe"}
+        return {**known, **{key: value for key, value in values.items() if value is not None or key not in TEXT_DEFAULTS}}
+
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
-        on_images = {
+        on_rows = {
             "--mixup": self.mixup > 0,
             "--cutmix": self.cutmix > 0,
             "--adversarial": self.adversarial != "none",
@@ -153,12 +203,14 @@ class TrainSettings(BaseModel):
             "--layer-decay": self.layer_decay != 1,
             "--drop-path": self.drop_path is not None,
         }
-        asked = [option for option, is_on in on_images.items() if is_on]
+        asked = [option for option, is_on in on_rows.items() if is_on]
         if self.method == "linear-probe" and asked:
             raise ValueError(f"{', '.join(asked)} cannot be combined with --method linear-probe, which trains on stored features; try lp-ft")
         unused = [f"--{name.replace('_', '-')} does nothing {why}" for name, (used, why) in self._uses().items() if not used and self._differs(name)]
         if unused:
             raise ValueError("; ".join(unused))
+        if self.task == "text-classification" and self.data == "digits":
+            raise ValueError("--task text-classification needs texts: --data FILE, a table with a text and a label column")
         if self.shard and self.ema:
             raise ValueError("--ema needs all weights after every step, and --shard splits them; use one of the two")
         if self.batch_size != "auto" and self.accumulate > 1 and self.batch_size // self.accumulate < 2:
@@ -171,35 +223,43 @@ class TrainSettings(BaseModel):
 
     def _uses(self) -> dict[str, tuple[bool, str]]:
         """Say of each setting that not every training has a use for whether this one has, and what it needs."""
-        on_images = self.method != "linear-probe"
+        reads_texts = self.task == "text-classification"
+        by_task = {
+            **{name: (not reads_texts or getattr(self, name) in ("none", "frozen"), "for texts") for name in IMAGES_ONLY},
+            **dict.fromkeys(TEXTS_ONLY, (reads_texts, "for images")),
+        }
+        return by_task | {name: use for name, use in self._uses_by_method().items() if by_task.get(name, (True, ""))[0]}
+
+    def _uses_by_method(self) -> dict[str, tuple[bool, str]]:
+        on_rows = self.method != "linear-probe"
         probes = self.method in ("linear-probe", "lp-ft")
         return {
             "probe_epochs": (self.method == "lp-ft", "without --method lp-ft"),
             "probe_views": (probes, f"for --method {self.method}"),
             "lora_rank": (self.method == "lora", "without --method lora"),
-            "head_lr_factor": (on_images, "for --method linear-probe, whose head is all that is trained: use --lr"),
-            "norm_statistics": (on_images or self.norm_statistics == "frozen", "for --method linear-probe, which is frozen"),
-            "augment": (on_images or self.probe_views > 0 or self.augment == "none", "for --method linear-probe without --probe-views"),
+            "head_lr_factor": (on_rows, "for --method linear-probe, whose head is all that is trained: use --lr"),
+            "norm_statistics": (on_rows or self.norm_statistics == "frozen", "for --method linear-probe, which is frozen"),
+            "augment": (on_rows or self.probe_views > 0 or self.augment == "none", "for --method linear-probe without --probe-views"),
             "weights": (not self.model.startswith("run:"), "beside --model run:NAME, which brings its own"),
             "adversarial_eps": (self.adversarial != "none", "without --adversarial"),
             "adversarial_steps": (self.adversarial == "pgd", "without --adversarial pgd"),
             "distill_weight": (self.teacher is not None, "without --teacher"),
             "distill_temperature": (self.teacher is not None, "without --teacher"),
             "unlabelled_ratio": (self.unlabelled is not None, "without --unlabelled"),
-            "compile": (on_images, "for --method linear-probe, which trains one layer"),
-            "shard": (on_images, "for --method linear-probe, which trains one layer"),
+            "compile": (on_rows, "for --method linear-probe, which trains one layer"),
+            "shard": (on_rows, "for --method linear-probe, which trains one layer"),
             "unlabelled_threshold": (self.unlabelled is not None, "without --unlabelled"),
         }
 
     @property
     def peak_rate(self) -> float:
         """The peak rate when `lr` is a number or None; a range test replaces `auto` before it is asked for."""
-        return self.lr if isinstance(self.lr, float | int) else METHOD_DEFAULTS[self.method][self.optimiser]
+        return self.lr if isinstance(self.lr, float | int) else method_defaults(self.task)[self.method][self.optimiser]
 
     @property
     def head_factor(self) -> float:
         """The head's rate over `peak_rate`."""
-        return self.head_lr_factor or METHOD_DEFAULTS[self.method]["head_lr_factor"]
+        return self.head_lr_factor or method_defaults(self.task)[self.method]["head_lr_factor"]
 
 
 def check_settings(values: dict[str, Any]) -> TrainSettings:

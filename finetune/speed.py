@@ -40,7 +40,7 @@ def choose_precision(asked: str, module: nn.Module, images: Tensor, device: torc
     Args:
         asked: auto, fp32, bf16 or fp16.
         module: takes `images`, in the mode in which it is trained.
-        images: one batch, float [n, 3, h, w].
+        images: one batch as the module takes it, [n, ...].
         device: where both live.
         say: told what was measured.
         learns: whether steps are taken, or answers alone are asked for.
@@ -72,7 +72,7 @@ def compiling_pays(module: nn.Module, images: Tensor, precision: str, device: to
 
     Args:
         module: takes `images`, in the mode in which it is trained.
-        images: as many rows as take a step together, float [n, 3, h, w].
+        images: as many rows as take a step together, [n, ...].
         precision: of the steps.
         device: where both live.
         say: told what was measured.
@@ -103,8 +103,8 @@ def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: st
     """Find the smallest batch size within 5 % of the fastest, among those that fit into memory and into a tenth of the rows.
 
     Args:
-        module: takes float [n, 3, h, w].
-        image: one row, float [1, 3, h, w].
+        module: takes prepared rows.
+        image: one row, [1, ...].
         rows: training rows.
         precision: of the steps.
         device: where the module lives.
@@ -114,7 +114,8 @@ def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: st
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
         trial = copy.deepcopy(module)
         for size in [size for size in BATCH_SIZES if size <= max(BATCH_SIZES[0], rows // 10)]:
-            images = image.expand(size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if image.ndim == 4 else torch.contiguous_format
+            images = image.expand(size, *image.shape[1:]).contiguous(memory_format=layout)
             try:
                 rates[size] = size / min(_step_seconds(trial, images, precision, device) for _ in range(ROUNDS))
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -126,7 +127,7 @@ def choose_batch_size(module: nn.Module, image: Tensor, rows: int, precision: st
     if not rates:
         return BATCH_SIZES[0]  # the loop cuts it into parts that fit
     chosen = min(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
-    say(f"Batch size {chosen}: " + ", ".join(f"{size}: {rate:,.0f} images/s" for size, rate in rates.items()) + ".")
+    say(f"Batch size {chosen}: " + ", ".join(f"{size}: {rate:,.0f} rows/s" for size, rate in rates.items()) + ".")
     return chosen
 
 

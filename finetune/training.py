@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from finetune import checkpoint
+from finetune.baselines import compare_with_baselines
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, read_training, write_training
 from finetune.energy import EnergyMeter
 from finetune.interruption import interruptible
-from finetune.job import Job, Say, base_key, check_model, continued_run, open_job
+from finetune.job import Job, Say, base_key, check_model, continued_run, model_name, open_job
 from finetune.loop import Epoch, Fit, Trainer, freeze_norms, split_order
 from finetune.measurement import measure_network
 from finetune.methods import METHODS
@@ -33,9 +34,9 @@ from finetune.trackers import Trackers
 from finetune.workplace import check_space, find_unfinished, kept_if_resumable, reserve
 from finetune.world import is_launched, open_world
 from fmx import storage
+from fmx.contract import TextInput
 from fmx.errors import DataError, UsageError
 from fmx.run import Run, load_run
-from fmx.tasks.image_classification import ImageClassification
 
 
 def train_run(
@@ -70,7 +71,7 @@ def train_run(
                 say("This training was split over processes and goes on in one: the same steps, but other last digits.")
     else:
         folder, settings = None, check_settings(options)
-        check_model(settings.model)
+        check_model(settings)
         if settings.name and (runs / storage.check_name(settings.name)).exists():
             reserve(runs, settings.model, settings.name)  # raises what is to be said, before the data are read
     world = open_world(settings.device, shard=settings.shard)
@@ -140,7 +141,7 @@ def _run_stage(job: Job, trainer: Trainer, earlier: list[Fit], trackers: Tracker
             trackers.log(len(before) + epoch.epoch, epoch)
         job.say(
             f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation accuracy {epoch.validation_accuracy:.2%}  "
-            f"{epoch.rows_per_second:,.0f} images/s  {epoch.seconds:.1f} s"
+            f"{epoch.rows_per_second:,.0f} rows/s  {epoch.seconds:.1f} s"
         )
         if watch is not None:
             watch(fit)
@@ -163,11 +164,11 @@ def _prepare_stage(job: Job, stage: Stage, inputs: Inputs, saved: dict[str, Any]
     """Make a stage's plan and objective, and settle its precision, batch size and rate."""
     network, settings = job.network, _settle_pass(job, inputs, saved) if stage.passes else job.settings
     plan = stage.plan(network, inputs, settings, job.device)
-    if plan.on_images:
+    if plan.on_rows:
         if settings.gradient_checkpointing:
             job.say(f"{checkpoint_gradients(network.body)} blocks recompute their activations.")
         settings = _settle_speed(job, plan, saved)
-    job.say(f"{settings.model} ({job.base.weights_origin}), {stage.name} on {job.device}, {settings.precision}: {_trained_share(network)}.")
+    job.say(f"{settings.model} ({job.built.weights_origin}), {stage.name} on {job.device}, {settings.precision}: {_trained_share(network)}.")
     _describe_batch(job.world.size, int(settings.batch_size), job.say)
     objective = build_objective(settings, plan, network, job.spec, job.source.labels, job.source.may_flip, job.device)
     if settings.lr == "auto" and stage is METHODS[settings.method][-1]:
@@ -182,7 +183,7 @@ def _settle_pass(job: Job, inputs: Inputs, saved: dict[str, Any]) -> TrainSettin
     """
     settings = job.settings
     if "pass_precision" not in saved:
-        images = job.network.normalise(torch.from_numpy(inputs.train.images[:TRIED_ROWS]).to(job.device))
+        images = job.network.prepare(torch.from_numpy(inputs.train.values[:TRIED_ROWS]).to(job.device))
         measured = choose_precision(settings.precision, job.network.body, images, job.device, job.say, learns=False)
         saved["pass_precision"] = job.world.agree(measured)
         _write_training(job, saved)
@@ -219,7 +220,7 @@ def _settle_rate(job: Job, settings: TrainSettings, plan: Plan, objective: Objec
     order = torch.randperm(len(plan.train_labels), generator=torch.Generator().manual_seed(settings.seed))
     batches = split_order(order, int(settings.batch_size))
     generator = torch.Generator().manual_seed(settings.seed)
-    precision = settings.precision if plan.on_images and settings.precision != "fp16" else "fp32"  # fp16 would need a scaler
+    precision = settings.precision if plan.on_rows and settings.precision != "fp16" else "fp32"  # fp16 would need a scaler
 
     def batch_loss(module: torch.nn.Module, step: int) -> torch.Tensor:
         index = batches[step % len(batches)]
@@ -247,15 +248,17 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         if energy is not None:
             measured.metrics["energy_joules"] = energy  # of this process's part, where it was resumed
         measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
+        if isinstance(job.spec, TextInput):
+            measured.metrics["baselines"] = compare_with_baselines(job.rows, measured.metrics["accuracy"]["value"], job.say)
         if "range_test" in saved:
             measured.metrics["range_test"] = saved["range_test"]
         before = continued_run(settings.model)
         facts = {
             "name": job.folder.name,
-            "task": ImageClassification.name,
-            "model": before.info.model if before else settings.model,
+            "task": settings.task,
+            "model": before.info.model if before else model_name(settings),
             "structure": read_structure(job.network.body, before.info.structure["removed"]) if before and before.info.structure else None,
-            "weights_origin": job.base.weights_origin,
+            "weights_origin": job.built.weights_origin,
             "labels": job.source.labels,
             "input": job.spec,
             "settings": {**settings.model_dump(mode="json"), "lr": settings.peak_rate, **_head_factor(settings)},
@@ -264,7 +267,7 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
             "train_seconds": round(sum(epoch.seconds for fit in fits for epoch in fit.epochs), 2),
             "start_seconds": saved.get("start_seconds", 0.0),
         }
-        info = write_run(job.folder, facts, fits, measured, job.rows["test"])
+        info = write_run(job.folder, facts, fits, measured, job.rows["test"], job.built.files)
         storage.point_latest(job.folder)
         checkpoint.remove(job.states)
     world.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ def reserve(runs: Path, model: str, name: str | None) -> Path:
         UsageError: the name is taken.
         SurroundingsError: the folder cannot be written.
     """
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", model.removeprefix("timm:").removeprefix("run:")).strip("-.") or "model"
+    stem = storage.stem_of(model)
     with disk_errors(f"making {runs}"):
         runs.mkdir(parents=True, exist_ok=True)
         while True:

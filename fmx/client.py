@@ -58,8 +58,8 @@ class ServiceClient:
             say("The key travels unencrypted: --url is http, and not this machine.")
         self._opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if _is_this_machine(self._base) else []))
 
-    def predict(self, data: bytes, top_k: int) -> dict[str, Any]:
-        """Send one encoded input; wait and try again, a few times, where the service is full.
+    def predict(self, data: bytes, top_k: int, noun: str = "image") -> dict[str, Any]:
+        """Send one encoded input, an image or the UTF-8 of a text; wait and try again, a few times, where the service is full.
 
         Returns:
             Its answer: `{"request_id", "model", "predictions"}`.
@@ -69,10 +69,8 @@ class ServiceClient:
             UsageError: the address or the key is wrong.
             SurroundingsError: the service cannot be reached, is not ready, or stays full.
         """
-        boundary = uuid.uuid4().hex
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="input"\r\nContent-Type: application/octet-stream\r\n\r\n'
-        body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
-        headers = {**self._headers, "Content-Type": f"multipart/form-data; boundary={boundary}", "Accept": "application/json", "User-Agent": "fmx"}
+        body, kind = _as_file(data) if noun == "image" else (data, "text/plain; charset=utf-8")
+        headers = {**self._headers, "Content-Type": kind, "Accept": "application/json", "User-Agent": "fmx"}
         request = urllib.request.Request(f"{self._base}/v1/predict?top_k={top_k}", data=body, headers=headers)
         for left in reversed(range(TRIES)):
             status, told, content = self._send(request)
@@ -114,6 +112,13 @@ class ServiceClient:
             return SurroundingsError(f"The certificate of {self._base} is not trusted: {reason.verify_message}.", hint=hint)
         said = first_line(reason) if isinstance(reason, Exception) else str(reason)
         return SurroundingsError(f"{self._base} does not answer ({said}).", hint="Does the service run there, and is it http or https?")
+
+
+def _as_file(data: bytes) -> tuple[bytes, str]:
+    """Give a multipart body with one file, and its content type."""
+    boundary = uuid.uuid4().hex
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="input"\r\nContent-Type: application/octet-stream\r\n\r\n'
+    return head.encode() + data + f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
 def _is_prediction(answer: Any) -> bool:

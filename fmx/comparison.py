@@ -62,9 +62,9 @@ def compare_packages(old: Path, new: Path, data: str, limits: Limits, *, variant
     seed, group_by = _split_of(sides["old"], data)
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
-        rows = labelled_rows(data, seed, group_by, manifest.input, manifest.labels, manifest.name)
+        rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name)
         with progress(f"evaluating {name}", len(rows)) as advance:
-            probabilities = predictor.run_all(rows.images, advance)
+            probabilities = predictor.run_all(rows.values, advance)
         said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
         labels = np.array([manifest.labels[i] for i in rows.labels])
         if first is not None and first != rows.names:

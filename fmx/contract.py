@@ -42,6 +42,21 @@ class ImageInput(Frozen):
     std: tuple[float, float, float]
 
 
+class TextInput(Frozen):
+    """What `fmx.texts` makes of a text: token ids, int32 [max_length], with special tokens, cut at the end and padded there."""
+
+    kind: Literal["text"] = "text"
+    max_length: int = Field(ge=8, le=8192, description="Tokens of a row, special ones included: the model's window.")
+    pad_id: int = Field(ge=0)
+    unknown_id: int | None = Field(description="None where the tokenizer knows every byte.")
+    special_tokens: int = Field(ge=0, description="How many are put around one text.")
+    vocabulary: int = Field(gt=0, description="Ids are below.")
+    tokenizer_sha256: Sha256 = Field(description="Of the tokenizer.json beside.")
+
+
+Input = Annotated[ImageInput | TextInput, Field(discriminator="kind")]
+
+
 class ClassesOutput(Frozen):
     """Probabilities over the labels: float32 [batch, labels], each row summing to 1."""
 
@@ -59,7 +74,7 @@ class Interval(Frozen):
 
 
 class Fingerprint(Frozen):
-    """Which rows: their number and the SHA-256 over every row's bytes and label, in order."""
+    """Which rows: their number and the SHA-256 over every row's bytes, as they were read, and label, in order."""
 
     rows: int
     sha256: Sha256
@@ -142,7 +157,7 @@ class ModelContract(Frozen):
 
     task: str
     labels: tuple[str, ...]
-    input: ImageInput
+    input: Input
     output: ClassesOutput = ClassesOutput()
 
 
@@ -154,7 +169,7 @@ class Manifest(Frozen):
     version: str
     task: str
     labels: tuple[str, ...]
-    input: ImageInput
+    input: Input
     output: ClassesOutput
     variants: tuple[Variant, ...] = Field(min_length=1)
     recipe: dict[str, Any] = Field(description="Pruning and quantisation: every choice that shaped the variants.")
@@ -191,7 +206,7 @@ class RunInfo(Frozen):
     pruned_from: dict[str, Any] | None = Field(default=None, description="Of a pruned network: the dense run, and how it was pruned.")
     weights_origin: str
     labels: tuple[str, ...]
-    input: ImageInput
+    input: Input
     settings: dict[str, Any]
     rows: dict[str, Fingerprint]
     skipped_files: tuple[str, ...]

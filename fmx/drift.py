@@ -22,11 +22,16 @@ TOPS = {
     "green": 255.0,
     "blue": 255.0,
     "size": 16.0,
+    "tokens": 13.0,
+    "unknown_share": 1.0,
+    "latin_share": 1.0,
+    "han_share": 1.0,
     "confidence": 1.0,
     "entropy": 1.0,
 }
 """The features that are histograms, from 0 to so much; what is above counts as so much. The size of an image is the binary logarithm of the side of
-a square of as many pixels, before it was made a row."""
+a square of as many pixels, before it was made a row; that of a text the one of its tokens, of which some are unknown; Latin and Han are
+shares of its letters."""
 CLASS_SHARE = "class_share"
 FEATURES = (*TOPS, CLASS_SHARE)
 LEAST_SHARE = 0.05
@@ -37,27 +42,22 @@ _Z = 3.09
 """One in a thousand."""
 
 
-Facts = Mapping[str, np.ndarray]
-"""What was known of inputs before they became rows, a value a row, by feature."""
+Features = Mapping[str, np.ndarray]
+"""A value a row, by feature."""
 
 
-def features_of(images: np.ndarray, probabilities: np.ndarray, facts: Facts) -> dict[str, np.ndarray]:
-    """Measure rows and answers.
+def image_features(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Measure images.
 
     Args:
         images: uint8 [n, height, width, 3].
-        probabilities: float [n, classes].
-        facts: float [n] each; they are features themselves.
 
     Returns:
-        A value a row: mean and deviation of grey (0..255), mean absolute difference of neighbouring pixels, mean of each channel, the
-        first label's probability, and the entropy over its largest value (0..1).
+        A value a row: mean and deviation of grey (0..255), mean absolute difference of neighbouring pixels, mean of each channel.
     """
     colours = images.mean(axis=(1, 2), dtype=np.float32)
     grey = images.mean(axis=3, dtype=np.float32)
     steps = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2))
-    sure = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
-    entropy = -(sure * np.log(sure)).sum(axis=1) / max(math.log(probabilities.shape[1]), 1e-12)
     return {
         "brightness": grey.mean(axis=(1, 2)),
         "contrast": grey.std(axis=(1, 2)),
@@ -65,15 +65,24 @@ def features_of(images: np.ndarray, probabilities: np.ndarray, facts: Facts) -> 
         "red": colours[:, 0],
         "green": colours[:, 1],
         "blue": colours[:, 2],
-        "confidence": probabilities.max(axis=1),
-        "entropy": entropy,
-        **facts,
     }
 
 
-def counts_of(images: np.ndarray, probabilities: np.ndarray, facts: Facts) -> dict[str, np.ndarray]:
-    """Count rows and answers, as of `features_of`, into the bins of every feature, the first labels' classes among them: int64 [bins]."""
-    counts = {name: count(values, TOPS[name]) for name, values in features_of(images, probabilities, facts).items()}
+def answer_features(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Measure answers, float [n, classes]: the first label's probability, and the entropy over its largest value (0..1), a value a row."""
+    sure = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
+    entropy = -(sure * np.log(sure)).sum(axis=1) / max(math.log(probabilities.shape[1]), 1e-12)
+    return {"confidence": probabilities.max(axis=1), "entropy": entropy}
+
+
+def counts_of(features: Features, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Count rows and answers into the bins of every feature, the first labels' classes among them: int64 [bins].
+
+    Args:
+        features: of the inputs, float [n] each.
+        probabilities: float [n, classes].
+    """
+    counts = {name: count(values, TOPS[name]) for name, values in {**features, **answer_features(probabilities)}.items()}
     return {**counts, CLASS_SHARE: np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fmx import statistics
-from fmx.contract import ImageInput
 from fmx.data import open_source, split_seed_of
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
@@ -17,6 +16,7 @@ from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.report import charts, render
 from fmx.report.gallery import mistakes
+from fmx.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def evaluate_package(
     seed = split_seed_of(manifest.run) if split_seed is None else split_seed
     if group_by is None and data == manifest.run.get("data"):
         group_by = manifest.run.get("group_by")
-    rows = labelled_rows(data, seed, group_by, manifest.input, manifest.labels, manifest.name)
+    rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name)
     with progress("evaluating", len(rows)) as advance:
-        probabilities = predictor.run_all(rows.images, advance)
+        probabilities = predictor.run_all(rows.values, advance)
     facts = {
         "package": manifest.name,
         "version": manifest.version,
@@ -77,13 +77,13 @@ def evaluate_package(
     return describe_answers(facts, manifest.labels, probabilities, rows)
 
 
-def labelled_rows(data: str, seed: int, group_by: str | None, spec: ImageInput, labels: tuple[str, ...], name: str) -> Rows:
+def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: str) -> Rows:
     """Read the test rows of a source with labels as positions in a model's own list.
 
     Raises:
         DataError: the data hold a label that the model does not know.
     """
-    source = open_source(data, seed, group_by)
+    source, labels = open_source(data, seed, group_by, task=task.name), task.labels
     unknown = [label for label in source.labels if label not in labels]
     if unknown:
         near = nearest_names(unknown[0], list(labels))
@@ -91,9 +91,9 @@ def labelled_rows(data: str, seed: int, group_by: str | None, spec: ImageInput, 
             f"{data} has labels that {name} does not know: {', '.join(unknown)}.",
             hint=f"Its labels: {', '.join(labels[:10])}{' ...' if len(labels) > 10 else ''}" + (f" (near: {near})" if near else ""),
         )
-    rows = read_splits(source, spec, ("test",))["test"]
+    rows = read_splits(source, task, ("test",))["test"]
     position = np.array([labels.index(label) for label in source.labels])
-    return Rows(rows.images, position[rows.labels], rows.names, rows.skipped, rows.fingerprint, rows.digests, rows.facts)
+    return replace(rows, labels=position[rows.labels])
 
 
 def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabilities: np.ndarray, rows: Rows) -> Evaluation:

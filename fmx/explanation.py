@@ -16,6 +16,7 @@ from fmx.errors import UsageError, nearest_names
 from fmx.images import image_row
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
+from fmx.tasks import require_images
 
 PATCHES = 12
 """Occlusion slides a patch over a grid of so many places a side; a patch is two places wide."""
@@ -45,7 +46,7 @@ class PackageExplainer:
     def __init__(self, folder: Path) -> None:
         self._predictor = PackagePredictor.open(folder)
         self.labels = self._predictor.contract.labels
-        self.spec = self._predictor.contract.input
+        self.spec = require_images(self._predictor.contract.input, "fmx explain")
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """Answer rows on the variant that this host would serve."""

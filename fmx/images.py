@@ -7,11 +7,14 @@ Normalisation is not here: it is inside the exported graph (`export/graph.py`) a
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fmx.contract import ImageInput
+from fmx.decoded import Decoded
+from fmx.drift import image_features
 from fmx.errors import FmxError, InputError, TooLargeError
 
 PILLOW_MAX_PIXELS = 89_478_485
@@ -35,6 +38,41 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """How an image is turned upright, by its EXIF orientation."""
+
+
+class ImageReader:
+    """Turns encoded images into rows uint8 [height, width, 3]. Safe to call from several threads at once."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, spec: ImageInput) -> None:
+        self.spec = spec
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row: (height, width, 3)."""
+        return self.spec.height, self.spec.width, 3
+
+    def decode(self, data: bytes, limit: int = MAX_PIXELS) -> Decoded:
+        """Turn a file's bytes into one row, and note its size. Raises: as `measured_row`, whose `max_pixels` is the limit."""
+        row, pixels = measured_row(data, self.spec, limit)
+        return Decoded(row, {"size": math.log2(pixels) / 2})
+
+    def feed(self, rows: np.ndarray) -> np.ndarray:
+        """Give rows as a graph takes them: as they are."""
+        return rows
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        """Give the order in which many rows run fastest: any, int64 [n]."""
+        return np.arange(len(rows))
+
+    def features(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Measure what drift compares of rows, a value a row each: see `fmx.drift.image_features`."""
+        return image_features(rows)
+
+    def noise(self, count: int) -> np.ndarray:
+        """Make rows of noise, always the same: uint8 [count, height, width, 3]."""
+        return np.random.default_rng(0).integers(0, 256, (count, *self.row_shape), dtype=np.uint8)
 
 
 def image_row(data: bytes, spec: ImageInput, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from fmx import runtime
-from fmx.contract import ModelContract, Variant
+from fmx.contract import ImageInput, ModelContract, Variant
 from fmx.errors import PackageError
 from fmx.gpu import GpuRunner
 from fmx.host import usable_cpus
 from fmx.package import Package, load_package
-from fmx.tasks import task_named
+from fmx.tasks import open_task
 
 EVALUATION_BATCH = 64
 GOLDEN_BATCH = 4
@@ -38,20 +38,29 @@ class Predictor:
     """One ONNX file that keeps a contract, ready to run. Safe to call from several threads at once."""
 
     def __init__(
-        self, model: Path | bytes, contract: ModelContract, *, threads: int, device: str = "cpu", spinning: bool = False, exact: bool = False
+        self,
+        model: Path | bytes,
+        contract: ModelContract,
+        *,
+        threads: int,
+        device: str = "cpu",
+        spinning: bool = False,
+        exact: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.contract = contract
-        self.task = task_named(contract.task)(contract.labels, contract.input)
+        self.task = open_task(contract.task, contract.labels, contract.input, folder)
         self.device = device
         self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
         names = self.task.input_name, contract.output.name
-        self._on_gpu = GpuRunner(self._session, *names, self.task.row_shape, len(contract.labels)) if device == "cuda" else None
+        has_fixed_shape = device == "cuda" and isinstance(contract.input, ImageInput)
+        self._on_gpu = GpuRunner(self._session, *names, self.task.row_shape, len(contract.labels)) if has_fixed_shape else None
 
     def run(self, rows: np.ndarray) -> np.ndarray:
         """Run one batch.
 
         Args:
-            rows: uint8 [n, height, width, 3].
+            rows: [n, *row_shape] of the task.
 
         Returns:
             float32 [n, labels], each row summing to 1.
@@ -62,18 +71,19 @@ class Predictor:
         if self._on_gpu is not None:
             answers = self._on_gpu.run(rows)
         else:
-            answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: rows})[0])
+            answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: self.task.feed(rows)})[0])
         if answers.shape != (len(rows), len(self.contract.labels)):
             raise AnswerCountError(len(rows), answers.shape)
         return answers
 
     def run_all(self, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Run any number of rows in batches: uint8 [n, height, width, 3] to float32 [n, labels]."""
+        """Run any number of rows in batches: [n, *row_shape] to float32 [n, labels]."""
         answers = np.empty((len(rows), len(self.contract.labels)), dtype=np.float32)
+        order = self.task.order(rows)
         for start in range(0, len(rows), EVALUATION_BATCH):
-            batch = rows[start : start + EVALUATION_BATCH]
-            answers[start : start + len(batch)] = self.run(batch)
-            advance(len(batch))
+            chosen = order[start : start + EVALUATION_BATCH]
+            answers[chosen] = self.run(rows[chosen])
+            advance(len(chosen))
         return answers
 
     def predict(self, inputs: Sequence[bytes], top_k: int = 5) -> list[dict[str, Any]]:
@@ -86,7 +96,8 @@ class PackagePredictor(Predictor):
     """A verified package, opened on one of its variants."""
 
     def __init__(self, package: Package, variant: Variant, *, threads: int, device: str = "cpu", spinning: bool = False) -> None:
-        super().__init__(package.folder / variant.file, package.manifest.contract, threads=threads, device=device, spinning=spinning)
+        folder = package.folder
+        super().__init__(folder / variant.file, package.manifest.contract, threads=threads, device=device, spinning=spinning, folder=folder)
         self.package = package
         self.variant = variant
 

@@ -9,6 +9,7 @@ from typing import Any
 from fmx import storage
 from fmx.contract import RunInfo, parse_contract
 from fmx.errors import PackageError
+from fmx.tasks import Task, open_task
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "best.safetensors"
@@ -27,6 +28,11 @@ class Run:
     def weights(self) -> Path:
         """The file with the best epoch's weights."""
         return self.folder / WEIGHTS_FILE
+
+
+def task_of(run: Run) -> Task:
+    """Open a run's task, with the tokenizer that lies in its folder."""
+    return open_task(run.info.task, run.info.labels, run.info.input, run.folder)
 
 
 def find_run(given: str | Path | None = None) -> Path:

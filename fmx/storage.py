@@ -42,6 +42,12 @@ def check_name(name: str) -> str:
     return name
 
 
+def stem_of(model: str) -> str:
+    """Return what a run or package of a base model is called before its number: of a folder or a hub's OWNER/NAME the last part."""
+    last = model.removeprefix("timm:").removeprefix("run:").rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"
+
+
 def next_name(folder: Path, stem: str) -> str:
     """Return `<stem>-<n>` with the lowest n above every one that exists in `folder`."""
     taken = [int(match[1]) for path in folder.glob(f"{stem}-*") if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", path.name))]

@@ -18,7 +18,7 @@ MOST_RETRY_SECONDS = 60
 class Admission:
     """Counts in and out. Used from the event loop alone."""
 
-    def __init__(self, limit: int, what: str = "images") -> None:
+    def __init__(self, limit: int, what: str = "inputs") -> None:
         self._limit, self._what = limit, what
         self._inside = 0
         self._left: deque[tuple[float, int]] = deque()

@@ -23,7 +23,7 @@ from fmx.predictor import PackagePredictor
 from serve import oip
 from serve.answers import error_response, json_response
 from serve.audit import digest
-from serve.client_schema import CLIENT_ENDPOINT
+from serve.client_schema import client_endpoint
 from serve.crew import Crew
 from serve.engine import Engine
 from serve.errors import RefusedError, UnknownPathError
@@ -40,8 +40,9 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
     """Build what answers each route."""
 
     async def predict(request: Request) -> Response:
-        inputs, top_k = await read_inputs(request, settings)
-        answer = await engine.infer(inputs, request.scope["fmx.deadline"])
+        served = engine.now()  # who the inputs were read for answers them, whatever is swapped meanwhile
+        inputs, top_k = await read_inputs(request, served.predictor.task, settings)
+        answer = await engine.infer(inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         request_id: str = request.scope["fmx.request_id"]
         model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
@@ -55,7 +56,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         body = await request.body()
         served = engine.now()  # who reads the tensors answers them, whatever is swapped meanwhile
         predictor = _named(served.predictor, request)
-        asked = await parsed(body, oip.read_infer, request.headers, predictor, settings.max_images)
+        asked = await parsed(body, oip.read_infer, request.headers, predictor, settings.max_inputs)
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         body, headers = oip.write_infer(asked, predictor, answer.probabilities)
@@ -81,7 +82,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         return json_response(scaler.standing(predictor.package, predictor.variant.name))
 
     async def client_schema(request: Request) -> Response:
-        return json_response({"name": "fmx", "type": "service", "routes": [CLIENT_ENDPOINT]})
+        return json_response({"name": "fmx", "type": "service", "routes": [client_endpoint(engine.now().predictor.task.noun)]})
 
     async def reload(request: Request) -> Response:
         folder = str(engine.folder_before) if read_direction(await request.body()) == "previous" else ""

@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fmx.decoded import Decoded
 from fmx.predictor import AnswerCountError
-from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.errors import NotReadyError, OverloadedError, too_late
 from serve.tracing import Mark
@@ -125,13 +126,18 @@ Place = tuple[Pending, int]
 """One row of a request."""
 
 
+def _bucket(place: Place) -> int:
+    row = place[0].row(place[1])
+    return row.bucket if row is not None else 0
+
+
 class MicroBatcher:
     """Threads that take the rows of requests in the order of arrival."""
 
-    def __init__(self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...], most_inside: int = 100_000) -> None:
+    def __init__(self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...], dtype: np.dtype[Any], most_inside: int = 100_000) -> None:
         self._lanes = lanes
         self._decode = decode
-        self._row_shape = row_shape
+        self._row_shape, self._dtype = row_shape, dtype
         self._most_inside = most_inside
         self._waiting: deque[Place] = deque()
         self._ready: deque[Place] = deque()
@@ -150,7 +156,7 @@ class MicroBatcher:
         """Queue the inputs of one request.
 
         Args:
-            inputs: encoded, or rows of the batcher's row shape, uint8.
+            inputs: encoded, or rows of the batcher's row shape and dtype.
             deadline: on `time.monotonic`'s clock; what could only run later is dropped.
 
         Returns:
@@ -164,8 +170,8 @@ class MicroBatcher:
         pending = Pending(inputs, deadline)
         for place, given in enumerate(inputs):
             if isinstance(given, np.ndarray):
-                if given.shape != self._row_shape or given.dtype != np.uint8:
-                    raise ValueError(f"row {given.shape} {given.dtype} for {self._row_shape} uint8")
+                if given.shape != self._row_shape or given.dtype != self._dtype:
+                    raise ValueError(f"row {given.shape} {given.dtype} for {self._row_shape} {self._dtype}")
                 pending.decoded(place, Decoded(given, {}))
         with self._changed:
             if self._closed:
@@ -220,11 +226,21 @@ class MicroBatcher:
             runners = min(self._free, 1 + self._idle)
             run, slots, rows = self._lanes.run, 1, min(self._lanes.batch_rows, -(-len(self._ready) // runners))
         self._free -= slots
-        batch = [self._ready.popleft() for _ in range(rows)]
+        batch = self._take_alike(rows)
         self._show_queue()
         if self._ready and self._free and self._idle:
             self._changed.notify()
         return lambda: self._run_batch(run, slots, batch)
+
+    def _take_alike(self, rows: int) -> list[Place]:
+        """Take the oldest ready row, and others of its bucket up to so many: a long text must not slow short ones."""
+        taken: list[Place] = [self._ready.popleft()]
+        others: list[Place] = []
+        while self._ready and len(taken) < rows:
+            place = self._ready.popleft()
+            (taken if _bucket(place) == _bucket(taken[0]) else others).append(place)
+        self._ready.extendleft(reversed(others))
+        return taken
 
     def _claim_decoding(self) -> Callable[[], None]:
         """Take a thread's equal share of what waits, at most as much as may run together."""

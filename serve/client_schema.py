@@ -1,24 +1,35 @@
-"""What BentoML's clients are told of the service."""
-
-from __future__ import annotations
-
-from serve.routes import PREDICT
-
-CLIENT_ENDPOINT = {
-    "name": "predict",
-    "route": PREDICT,
-    "description": "Predict labels for images.",
-    "batchable": False,
-    "is_task": False,
-    "input": {
-        "type": "object",
-        "properties": {"images": {"type": "array", "items": {"type": "file", "format": "image"}}, "top_k": {"type": "integer"}},
-        "required": ["images"],
-    },
-    "output": {"type": "object", "properties": {"request_id": {"type": "string"}, "model": {"type": "object"}, "predictions": {"type": "array"}}},
-}
-"""What BentoML's clients are told: `client.predict(images=[Path("photo.jpg")], top_k=3)`, which they send as multipart files.
+"""What BentoML's clients are told of the service.
 
 It leads them to our own route. With a `@bentoml.api` BentoML would read the bodies: it takes forms in which a file is an address and fetches that
 (CVE-2025-54381), and its errors have neither code nor hint nor request id.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve.routes import PREDICT
+
+_IMAGES = {"images": {"type": "array", "items": {"type": "file", "format": "image"}}}
+_TEXTS = {"text": {"type": "string"}, "texts": {"type": "array", "items": {"type": "string"}}}
+
+
+def client_endpoint(noun: str) -> dict[str, Any]:
+    """Describe the prediction of a model that reads images or texts.
+
+    BentoML's clients then take `client.predict(images=[Path("photo.jpg")], top_k=3)`, which they send as multipart files, and
+    `client.predict(text="where is my order?")`, which they send as JSON.
+    """
+    given: dict[str, Any] = _IMAGES if noun == "image" else _TEXTS
+    return {
+        "name": "predict",
+        "route": PREDICT,
+        "description": f"Predict labels for {noun}s.",
+        "batchable": False,
+        "is_task": False,
+        "input": {"type": "object", "properties": {**given, "top_k": {"type": "integer"}}, "required": ["images"] if noun == "image" else []},
+        "output": {
+            "type": "object",
+            "properties": {"request_id": {"type": "string"}, "model": {"type": "object"}, "predictions": {"type": "array"}},
+        },
+    }

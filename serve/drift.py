@@ -7,12 +7,13 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from fmx.decoded import Decoded
 from fmx.drift import counts_of, kolmogorov_smirnov, reference_counts, stability_index
-from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.background import end
 
@@ -28,8 +29,17 @@ def read_reference(folder: Path, labels: tuple[str, ...]) -> dict[str, np.ndarra
 class DriftMonitor:
     """Counts a sample of rows over a window and compares it with the reference."""
 
-    def __init__(self, reference: dict[str, np.ndarray], *, window_rows: int, least_rows: int, rows_per_second: float) -> None:
-        self._reference = reference
+    def __init__(
+        self,
+        reference: dict[str, np.ndarray],
+        features: Callable[[np.ndarray], dict[str, np.ndarray]],
+        *,
+        window_rows: int,
+        least_rows: int,
+        rows_per_second: float,
+    ) -> None:
+        """Watch rows whose `features` are the task's."""
+        self._reference, self._features = reference, features
         self._window_rows, self._least_rows = window_rows, least_rows
         self._between_s = 1.0 / rows_per_second
         self._next = 0.0
@@ -61,11 +71,10 @@ class DriftMonitor:
     def show(self, *, shown: bool) -> None:
         """Be the one whose findings the metrics show, from the start, or no longer: one package's window must not stand for another's."""
         self._is_shown = shown
-        if shown:
-            metrics.drift_rows.set(0)
-            for name in self._reference:
-                for gauge in (metrics.drift_psi, metrics.drift_ks, metrics.drift_alarm):
-                    gauge.labels(name).set(0)
+        metrics.drift_rows.set(0)
+        for name in self._reference:  # also at the end: what follows may watch other features, and an alarm would stand for ever
+            for gauge in (metrics.drift_psi, metrics.drift_ks, metrics.drift_alarm):
+                gauge.labels(name).set(0)
 
     def close(self) -> None:
         """Evaluate once more, and end the thread; one that hangs is not waited for."""
@@ -98,8 +107,8 @@ class DriftMonitor:
         if self._filled[0] >= self._window_rows / 2:
             self._halves, self._filled = [self._empty(), self._halves[0]], [0, self._filled[0]]
         counts = self._halves[0]
-        facts = {name: np.array([value]) for name, value in row.facts.items()}
-        for name, found in counts_of(row.values[None], probabilities[None], facts).items():
+        features = {**self._features(row.values[None]), **{name: np.array([value]) for name, value in row.facts.items()}}
+        for name, found in counts_of(features, probabilities[None]).items():
             if name in counts:
                 counts[name] += found
         self._filled[0] += 1

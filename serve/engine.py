@@ -19,6 +19,7 @@ from fmx import storage
 from fmx.errors import FmxError
 from fmx.package import MANIFEST
 from fmx.predictor import PackagePredictor
+from fmx.tasks import ImageClassification
 from serve import metrics
 from serve.admission import Admission
 from serve.batcher import Answered
@@ -109,6 +110,12 @@ class Engine:
     def is_open(self) -> bool:
         """Whether a package is served."""
         return self._served is not None
+
+    @property
+    def task(self) -> str:
+        """The task of what is served; of images before."""
+        served = self._served
+        return served.predictor.task.name if served is not None else ImageClassification.name
 
     @property
     def names(self) -> tuple[str, str, str, str]:

@@ -61,7 +61,7 @@ class Exchange:
         except TimeoutError:
             if self._deadline < self._until:
                 raise too_late() from None
-            raise SlowBodyError("The body came too slowly.", hint="Send a smaller image, or raise FMX_BODY_SECONDS.") from None
+            raise SlowBodyError("The body came too slowly.", hint="Send less at once, or raise FMX_BODY_SECONDS.") from None
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; after the last one of an early answer, read what the client still sends."""
@@ -87,4 +87,4 @@ class Exchange:
 
 def too_long(limit: int) -> TooLargeError:
     """Say that a body is too long."""
-    return TooLargeError(f"The body is longer than {limit:,} bytes.", hint="Send a smaller image, or raise FMX_MAX_BODY_BYTES.")
+    return TooLargeError(f"The body is longer than {limit:,} bytes.", hint="Send less at once, or raise FMX_MAX_BODY_BYTES.")

@@ -195,7 +195,7 @@ class Guard:
                 self._scaler.standing(predictor.package, predictor.variant.name)  # sets its gauges
             return Response(await asyncio.to_thread(metrics.render), headers={"content-type": metrics.CONTENT_TYPE})
         if route in PAGES:
-            return self._pages.response(route)
+            return self._pages.response(route, self._engine.task)
         if route in READY and self._engine.why_not_ready:
             raise NotReadyError(self._engine.why_not_ready)
         return json_response({"status": "ready" if route in READY else "live"})
@@ -208,7 +208,7 @@ class Guard:
     def _body_bytes(self, scope: Scope) -> int:
         """Give the bytes that a body announces, or the most that it may have. Raises: `UnsupportedTypeError`, `TooLargeError`."""
         if _header(scope, b"content-encoding") not in ("", "identity"):
-            raise UnsupportedTypeError("Compressed bodies are not taken.", hint="Send the image file as it is.")
+            raise UnsupportedTypeError("Compressed bodies are not taken.", hint="Send the input as it is.")
         length = _header(scope, b"content-length")
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             raise too_long(self._settings.max_body_bytes)

@@ -1,4 +1,4 @@
-"""What a caller of `POST /v1/predict` sends: image bytes, multipart files or JSON with base64, turned into encoded inputs."""
+"""What a caller of `POST /v1/predict` sends, turned into encoded inputs: images as bytes, files or base64 in JSON, texts plain or in JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from fmx.errors import InputError, TooLargeError, UnsupportedTypeError
-from fmx.tasks.image_classification import ImageClassification
+from fmx.tasks import Task
 from serve.settings import ServeSettings
 
 Parsed = TypeVar("Parsed")
@@ -27,25 +27,47 @@ DEFAULT_LABELS = 5
 LARGE_BODY_BYTES = 256_000
 
 
-async def read_inputs(request: Request, settings: ServeSettings) -> tuple[list[bytes], int]:
-    """Take the encoded inputs and `top_k` out of a request: image bytes, multipart files, or JSON with base64."""
+EXAMPLES = {
+    "image": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' ...",
+    "text": """curl --json '{"text": "where is my order"}' ...""",
+}
+"""A good request, by what the model reads."""
+
+
+async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> tuple[list[bytes], int]:
+    """Take the encoded inputs of a task, and `top_k`, out of a request.
+
+    Images come as their bytes, as multipart files, or as JSON with base64; texts as plain UTF-8 or as JSON.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     top_k = request.query_params.get("top_k")
-    if kind in ImageClassification.content_types:
+    if kind in task.content_types:
+        _check_charset(request.headers["content-type"])
         inputs = [await request.body()]
-    elif kind == "multipart/form-data":
+    elif kind == "multipart/form-data" and task.noun == "image":
         inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
-        inputs, top_k = await parsed(await request.body(), _read_json, top_k)
+        inputs, top_k = await parsed(await request.body(), _read_json if task.noun == "image" else _read_texts, top_k)
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",
-            hint=f"Send one of {', '.join(ImageClassification.content_types)}, multipart/form-data or application/json.",
+            hint=f"Send {task.noun}s as one of {', '.join((*task.content_types, *_more_types(task)))}.",
         )
-    check_count(len(inputs), settings.max_images)
+    check_count(len(inputs), settings.max_inputs)
     if not inputs or not all(inputs):
-        raise InputError("There is no image in the request, or an empty one.", hint="curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' ...")
+        raise InputError(f"There is no {task.noun} in the request, or an empty one.", hint=EXAMPLES[task.noun])
     return inputs, _read_top_k(top_k)
+
+
+def _check_charset(content_type: str) -> None:
+    """Refuse a text in another encoding: it may read as UTF-8 all the same, and mean something else. Raises: `UnsupportedTypeError`."""
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1").strip().lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedTypeError(f"Texts in {charset[:40]!r} are not taken.", hint="Send UTF-8.")
+
+
+def _more_types(task: Task) -> tuple[str, ...]:
+    return ("multipart/form-data", "application/json") if task.noun == "image" else ("application/json",)
 
 
 async def _read_form(request: Request, settings: ServeSettings, top_k: str | None) -> tuple[list[bytes], str | None]:
@@ -53,13 +75,13 @@ async def _read_form(request: Request, settings: ServeSettings, top_k: str | Non
     if not _has_end(await request.body(), request.headers["content-type"]):
         raise InputError("The multipart body breaks off before its last boundary.", hint=hint)
     try:
-        async with request.form(max_files=settings.max_images + 1, max_fields=8) as form:
+        async with request.form(max_files=settings.max_inputs + 1, max_fields=8) as form:
             inputs = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
             texts = {name: value for name, value in form.multi_items() if isinstance(value, str)}
     except (MultiPartException, HTTPException) as error:
         reason = error.message if isinstance(error, MultiPartException) else error.detail
         if "Too many" in reason:
-            raise TooLargeError(f"{reason.rstrip('.')}.", hint=f"At most {settings.max_images} images a request.") from error
+            raise TooLargeError(f"{reason.rstrip('.')}.", hint=f"At most {settings.max_inputs} images a request.") from error
         raise InputError(f"The multipart body cannot be read: {reason}", hint=hint) from error
     unknown = set(texts) - {"top_k"}
     if unknown:
@@ -83,10 +105,27 @@ def _read_json(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]
     images = [content["image"]] if "image" in content else content["images"]
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise InputError("The JSON body's images are no base64 strings.", hint=hint)
+    return decode_images(images, hint), _top_k_of(content, top_k, hint)
+
+
+def _read_texts(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]:
+    hint = 'Send {"text": TEXT} or {"texts": [TEXT, ...]}, with "top_k" if wanted.'
+    content = read_object(body, "body", hint)
+    unknown = set(content) - {"text", "texts", "top_k"}
+    if unknown or ("text" in content) == ("texts" in content):
+        named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else "exactly one of text and texts is needed"
+        raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)
+    texts = [content["text"]] if "text" in content else content["texts"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError("The JSON body's texts are no strings.", hint=hint)
+    return [text.encode() for text in texts], _top_k_of(content, top_k, hint)
+
+
+def _top_k_of(content: dict[str, Any], top_k: str | None, hint: str) -> str | None:
     wanted = content.get("top_k")
     if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int)):
         raise InputError("top_k is no whole number.", hint=hint)
-    return decode_images(images, hint), top_k if wanted is None else str(wanted)
+    return top_k if wanted is None else str(wanted)
 
 
 def _read_top_k(given: str | None) -> int:
@@ -131,7 +170,7 @@ def decode_images(images: Sequence[str], hint: str) -> list[bytes]:
         raise InputError(f"An image is not valid base64 ({error}).", hint=hint) from error
 
 
-def check_count(images: int, most: int) -> None:
-    """Refuse more images than a request may have. Raises: `TooLargeError`."""
-    if images > most:
-        raise TooLargeError(f"{images} images in one request; at most {most} are taken.", hint="Send several requests.")
+def check_count(inputs: int, most: int) -> None:
+    """Refuse more inputs than a request may have. Raises: `TooLargeError`."""
+    if inputs > most:
+        raise TooLargeError(f"{inputs} inputs in one request; at most {most} are taken.", hint="Send several requests.")

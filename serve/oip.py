@@ -1,7 +1,8 @@
 """Open Inference Protocol V2 (KServe, Triton): its JSON and binary forms, turned into what the engine takes and back.
 
-One input is taken: rows as they are, UINT8 [n, height, width, 3], or encoded images, BYTES [n]. Outputs are `probabilities` FP32 [n, labels] and
-`label`, the first label of each row, BYTES [n]. Specification: github.com/kserve/open-inference-protocol; the binary form is Triton's extension
+One input is taken: of images rows as they are, UINT8 [n, height, width, 3], or encoded, BYTES [n]; of texts BYTES [n]. Outputs are
+`probabilities` FP32 [n, labels] and `label`, the first label of each row, BYTES [n]. Specification:
+github.com/kserve/open-inference-protocol; the binary form is Triton's extension
 binary_tensor_data.
 """
 
@@ -17,6 +18,7 @@ import orjson
 
 from fmx.errors import InputError
 from fmx.predictor import PackagePredictor
+from fmx.tasks import Task
 from serve.errors import ShapeError
 from serve.inputs import check_count, decode_images, read_object
 
@@ -32,7 +34,7 @@ class InferRequest:
 
     id: str
     inputs: list[bytes] | list[np.ndarray]
-    """Encoded images, or rows uint8 [height, width, 3]."""
+    """Encoded images, rows uint8 [height, width, 3], or texts."""
     outputs: dict[str, bool]
     """By name, whether in binary."""
 
@@ -50,13 +52,19 @@ def model_metadata(predictor: PackagePredictor, execution: str) -> dict[str, Any
         "name": predictor.package.name,
         "versions": [manifest.version],
         "platform": "onnxruntime_onnx",
-        "inputs": [{"name": predictor.task.input_name, "datatype": "UINT8", "shape": [-1, *predictor.task.row_shape]}],
+        "inputs": [_input_metadata(predictor.task)],
         "outputs": [
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(manifest.labels)]},
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
         ],
-        "parameters": {**own, "encoded_images": "BYTES [-1] is taken too"},
+        "parameters": {**own, **({"encoded_images": "BYTES [-1] is taken too"} if predictor.task.noun == "image" else {})},
     }
+
+
+def _input_metadata(task: Task) -> dict[str, Any]:
+    if task.noun == "image":
+        return {"name": task.tensor, "datatype": "UINT8", "shape": [-1, *task.row_shape]}
+    return {"name": task.tensor, "datatype": "BYTES", "shape": [-1]}
 
 
 def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredictor, most_rows: int) -> InferRequest:
@@ -68,7 +76,7 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
         TooLargeError: more rows than a request may have.
     """
     content, binary = _parts(body, headers)
-    tensor = _only_input(content, predictor.task.input_name)
+    tensor = _only_input(content, predictor.task.tensor)
     shape = tensor.get("shape")
     if (
         not isinstance(shape, list)
@@ -82,12 +90,12 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
     raw = _raw_data(tensor, binary)
     inputs: list[bytes] | list[np.ndarray]
     if tensor.get("datatype") == "BYTES" and len(shape) == 1:
-        inputs = _encoded(raw, tensor, shape[0])
-    elif tensor.get("datatype") == "UINT8" and tuple(shape[1:]) == predictor.task.row_shape:
+        inputs = _encoded(raw, tensor, shape[0], predictor.task)
+    elif predictor.task.noun == "image" and tensor.get("datatype") == "UINT8" and tuple(shape[1:]) == predictor.task.row_shape:
         inputs = list(_rows(raw, tensor, shape))
     else:
-        wanted = [-1, *predictor.task.row_shape]
-        raise ShapeError(f"{str(tensor.get('datatype'))[:20]} {str(shape)[:100]} is not taken: UINT8 {wanted} or BYTES [-1].", hint=HINT)
+        wanted = f"UINT8 {[-1, *predictor.task.row_shape]} or BYTES [-1]" if predictor.task.noun == "image" else "BYTES [-1]"
+        raise ShapeError(f"{str(tensor.get('datatype'))[:20]} {str(shape)[:100]} is not taken: {wanted}.", hint=HINT)
     given = content.get("id")
     if not isinstance(given, str | None):
         raise InputError("id is no text.", hint=HINT)
@@ -156,13 +164,13 @@ def _raw_data(tensor: dict[str, Any], binary: bytes) -> bytes | None:
     return binary
 
 
-def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int) -> list[bytes]:
-    """Read BYTES: in binary each element behind its length (4 bytes, little-endian), in JSON as base64."""
+def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task) -> list[bytes]:
+    """Read BYTES: in binary each element behind its length (4 bytes, little-endian), in JSON images as base64 and texts as they are."""
     if raw is None:
         data = tensor.get("data")
         if not isinstance(data, list) or len(data) != count or not all(isinstance(item, str) for item in data):
-            raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are base64.")
-        return decode_images(data, HINT)
+            raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are strings; images in them base64.")
+        return decode_images(data, HINT) if task.noun == "image" else [text.encode() for text in data]
     found: list[bytes] = []
     place = 0
     while place < len(raw) and len(found) <= count:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from fmx.decoded import Decoded
 from fmx.package import load_package
 from fmx.predictor import PackagePredictor
 from fmx.signature import verify_signature
-from fmx.tasks.decoded import Decoded
 from serve.batcher import MicroBatcher
 from serve.drift import DriftMonitor, read_reference
 from serve.lanes import Opened, open_lanes
@@ -79,11 +79,10 @@ def open_served(folder: Path, settings: ServeSettings, like: Served | None = Non
     difference = predictor.replay_golden_rows()
     shadowed = open_shadow(settings.shadow, package, predictor.device) if settings.shadow is not None else None
     reference, objective_s = _reference(predictor, settings), _objective_s(predictor, settings)
-    drift = DriftMonitor(reference, **_window(settings)) if reference is not None else None  # from here on threads run, and nothing may fail
+    drift = _open_drift(reference, predictor, settings)  # from here on threads run, and nothing may fail
     shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
-    batcher = MicroBatcher(
-        opened.lanes, lambda data: predictor.task.decode(data, settings.max_pixels), predictor.task.row_shape, 2 * settings.queue_rows
-    )
+    task, limit = predictor.task, settings.limit_of(predictor.task.noun)
+    batcher = MicroBatcher(opened.lanes, lambda data: task.decode(data, limit), task.row_shape, task.dtype, most_inside=2 * settings.queue_rows)
     served = Served(opened, batcher, drift, shadow, objective_s)
     name, version, variant, _ = served.names
     log.info("Serving %s %s, %s; golden rows agree to %.1e.", name, version, variant, difference)
@@ -109,6 +108,10 @@ def _reference(predictor: PackagePredictor, settings: ServeSettings) -> dict[str
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("Drift is not watched: reference.json cannot be read (%s).", type(error).__name__)
         return None
+
+
+def _open_drift(reference: dict[str, np.ndarray] | None, predictor: PackagePredictor, settings: ServeSettings) -> DriftMonitor | None:
+    return DriftMonitor(reference, predictor.task.features, **_window(settings)) if reference is not None else None
 
 
 def _window(settings: ServeSettings) -> dict[str, Any]:

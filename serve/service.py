@@ -11,12 +11,13 @@ from starlette.types import ASGIApp
 
 from fmx.errors import FmxError
 from fmx.package import load_package
+from fmx.tasks import TASKS, ImageClassification
 from serve import metrics, tracing
 from serve.access.gate import Gate, token_verifier
 from serve.access.keys import make_first_key, read_keys
 from serve.app import build_routes
 from serve.certificate import certificate_end
-from serve.client_schema import CLIENT_ENDPOINT
+from serve.client_schema import client_endpoint
 from serve.crew import Crew
 from serve.engine import Engine
 from serve.guard import Guard
@@ -45,7 +46,15 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
 
     def schema(self) -> dict[str, Any]:
         """Describe the service in a bento as /schema.json does."""
-        return {**super().schema(), "routes": [CLIENT_ENDPOINT]}
+        return {**super().schema(), "routes": [client_endpoint(_packed_noun())]}
+
+
+def _packed_noun() -> str:
+    """Say what the package that would be served reads; images where there is none yet."""
+    try:
+        return TASKS[load_package(package_path(load_settings())).manifest.task].noun
+    except (FmxError, KeyError):
+        return ImageClassification.noun
 
 
 def check_before_start() -> None:

@@ -15,6 +15,7 @@ from fmx.host import usable_cpus
 from fmx.images import MAX_PIXELS, PILLOW_MAX_PIXELS
 from fmx.package import find_package
 from fmx.settings import check
+from fmx.texts import MAX_CHARACTERS
 from serve.cors import read_origins
 
 OTHER_VARIABLES = ("FMX_HOME", "FMX_DATA", "FMX_CACHE")
@@ -64,7 +65,7 @@ class ServeSettings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads a worker; default its equal part of the usable CPUs."""
     queue_rows: int = Field(default=256, ge=1)
-    """Images that may be in a worker at once, from their decoding to their answer; more are refused with 429."""
+    """Inputs that may be in a worker at once, from their decoding to their answer; more are refused with 429."""
     batch_rows: int | None = Field(default=None, ge=1, le=1024)
     """Most rows that run together; default what is measured to be fastest here. Rows never wait for company."""
     objective_ms: float | None = Field(default=None, gt=0)
@@ -87,8 +88,10 @@ class ServeSettings(BaseSettings):
     bodies_bytes: int = Field(default=400_000_000, ge=1)
     """Bytes of bodies that may be in a worker at once, announced or at most; more are refused with 429."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
-    max_images: int = Field(default=32, ge=1)
-    """Images a request."""
+    max_characters: int = Field(default=MAX_CHARACTERS, ge=1, le=10_000_000)
+    """Of a text; what is behind the model's window is cut off all the same."""
+    max_inputs: int = Field(default=32, ge=1)
+    """Images or texts a request."""
 
     @field_validator("cors_origins")
     @classmethod
@@ -107,15 +110,19 @@ class ServeSettings(BaseSettings):
             raise ValueError("a drift window (FMX_DRIFT_WINDOW_ROWS) must hold twice the least rows (FMX_DRIFT_LEAST_ROWS)")
         if self.max_body_bytes > self.bodies_bytes:
             raise ValueError("bodies in a worker (FMX_BODIES_BYTES) must have room for one of FMX_MAX_BODY_BYTES")
-        if self.max_images > self.queue_rows:
+        if self.max_inputs > self.queue_rows:
             most = f"FMX_QUEUE_ROWS, {self.queue_rows}"
-            raise ValueError(f"a request of FMX_MAX_IMAGES, {self.max_images}, would never be taken where a worker takes fewer ({most})")
+            raise ValueError(f"a request of FMX_MAX_INPUTS, {self.max_inputs}, would never be taken where a worker takes fewer ({most})")
         return self
 
     @property
     def origins(self) -> frozenset[str]:
         """Origins whose pages may call the service."""
         return read_origins(self.cors_origins) if self.cors_origins is not None else frozenset()
+
+    def limit_of(self, noun: str) -> int:
+        """Give the size up to which an input of a task is taken: pixels of an image, characters of a text."""
+        return {"image": self.max_pixels, "text": self.max_characters}[noun]
 
     @property
     def worker_threads(self) -> int:

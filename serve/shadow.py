@@ -14,10 +14,10 @@ import time
 
 import numpy as np
 
+from fmx.decoded import Decoded
 from fmx.errors import PackageError
 from fmx.package import Package, find_package, load_package
 from fmx.predictor import PackagePredictor
-from fmx.tasks.decoded import Decoded
 from serve import metrics
 from serve.background import end
 

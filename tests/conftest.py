@@ -13,12 +13,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmx.contract import ImageInput
+from fmx.contract import ImageInput, Input
 from fmx.data.digits import open_digits
 from fmx.package import Package
 from fmx.run import Run
+from fmx.tasks import ImageClassification
+from tests.texts import make_texts, write_encoder, write_table
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
+
+
+def image_task(spec: Input) -> ImageClassification:
+    """The task that reads rows of an image contract."""
+    assert isinstance(spec, ImageInput)
+    return ImageClassification((), spec)
+
 
 UNIT_FOLDERS = ("fmx", "finetune", "export", "serve", "benchmarks")
 
@@ -137,3 +146,37 @@ def small_package(small_home: Path, small_run: Run) -> Iterator[Package]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FMX_HOME", str(small_home))
         yield export_package(small_run.folder, quantize="int8", max_drop=30.0, batch=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny text encoder and its tokenizer."""
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def text_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 120 texts in English and Chinese, of 3 classes that their words tell apart."""
+    return write_table(tmp_path_factory.mktemp("texts") / "texts.csv", make_texts(120))
+
+
+@pytest.fixture(scope="session")
+def text_run(tiny_encoder: Path, text_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The tiny encoder trained on the table."""
+    from finetune.training import train_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("text")))
+        yield train_run(
+            task="text-classification", data=str(text_table), model=str(tiny_encoder), method="finetune", epochs=3, max_length=32, lr=5e-3, seed=1
+        )
+
+
+@pytest.fixture(scope="session")
+def text_package(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The text run exported, to int8 where that is within the budget."""
+    from export.pipeline import export_package
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("text-packages")))
+        yield export_package(text_run.folder, quantize="int8", on_miss="fp32")

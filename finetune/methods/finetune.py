@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from finetune.methods.images import plan_on_images
+from finetune.methods.rows import plan_on_rows
 from finetune.network import Network
 from finetune.optimisation import network_groups
 from finetune.plan import Inputs, Plan
@@ -15,4 +15,4 @@ def plan_finetune(network: Network, inputs: Inputs, settings: TrainSettings, dev
     """Train every parameter on augmented rows."""
     network.requires_grad_(True)
     groups = network_groups(network.body, network.head, settings, settings.peak_rate)
-    return plan_on_images(network, inputs, settings, device, groups)
+    return plan_on_rows(network, inputs, settings, device, groups)

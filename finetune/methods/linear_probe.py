@@ -13,7 +13,7 @@ from finetune.features import BATCH, cached_features
 from finetune.network import Network
 from finetune.optimisation import parameter_groups
 from finetune.plan import Inputs, Plan
-from finetune.settings import METHOD_DEFAULTS, TrainSettings
+from finetune.settings import TrainSettings, method_defaults
 from fmx.data.rows import Rows
 
 
@@ -39,7 +39,7 @@ def _changed(augment: Augment, network: Network, device: torch.device, generator
     """Torchvision's policies draw from torch's own random state, so each batch of a view gets one that depends on nothing before it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        return augment(rows, network.normalise, device, generator)
+        return augment(rows, network.prepare, device, generator)
 
 
 def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings, device: torch.device) -> Plan:
@@ -70,7 +70,7 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
         return head.answer(held_out if rows is inputs.validation else cached_features(network, rows, key, device, "test features"), device)
 
     # in lp-ft --lr speaks of the second stage
-    rate = settings.peak_rate if settings.method == "linear-probe" else METHOD_DEFAULTS["linear-probe"][settings.optimiser]
+    rate = settings.peak_rate if settings.method == "linear-probe" else method_defaults(settings.task)["linear-probe"][settings.optimiser]
     return Plan(
         module=head,
         train_inputs=features,
@@ -79,6 +79,6 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
         validation_labels=torch.from_numpy(inputs.validation.labels),
         batch=batch,
         groups=parameter_groups(head.parameters(), rate, settings.weight_decay),
-        on_images=False,
+        on_rows=False,
         answers=answers,
     )

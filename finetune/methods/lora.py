@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from finetune.methods.images import plan_on_images
+from finetune.methods.rows import plan_on_rows
 from finetune.network import Network
 from finetune.optimisation import network_groups
 from finetune.plan import Inputs, Plan
@@ -53,7 +53,7 @@ def plan_lora(network: Network, inputs: Inputs, settings: TrainSettings, device:
     layer: nn.Module = head.layer
     layer.requires_grad_(True)
     groups = network_groups(network.body, head, settings, settings.peak_rate)
-    return plan_on_images(network, inputs, settings, device, groups, partial(_merge, network, adapted))
+    return plan_on_rows(network, inputs, settings, device, groups, partial(_merge, network, adapted))
 
 
 def _merge(network: Network, adapted: nn.Module) -> None:

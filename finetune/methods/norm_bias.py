@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from finetune.methods.images import plan_on_images
+from finetune.methods.rows import plan_on_rows
 from finetune.network import Network
 from finetune.optimisation import network_groups
 from finetune.plan import Inputs, Plan
@@ -19,4 +19,4 @@ def plan_norm_bias(network: Network, inputs: Inputs, settings: TrainSettings, de
     layer: nn.Module = network.head.layer
     layer.requires_grad_(True)
     groups = network_groups(network.body, network.head, settings, settings.peak_rate)
-    return plan_on_images(network, inputs, settings, device, groups)
+    return plan_on_rows(network, inputs, settings, device, groups)

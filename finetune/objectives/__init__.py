@@ -19,13 +19,13 @@ from finetune.objectives.mixing import mixing
 from finetune.plan import Plan
 from finetune.settings import TrainSettings
 from finetune.tasks.image_classification import class_weights, classification_loss
-from fmx.contract import ImageInput
+from fmx.contract import ImageInput, Input
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
 
 def build_objective(
-    settings: TrainSettings, plan: Plan, network: Network, spec: ImageInput, labels: tuple[str, ...], may_flip: bool, device: torch.device
+    settings: TrainSettings, plan: Plan, network: Network, spec: Input, labels: tuple[str, ...], may_flip: bool, device: torch.device
 ) -> Objective:
     """Compose the loss of a stage.
 
@@ -43,7 +43,9 @@ def build_objective(
     """
     weights = class_weights(plan.train_labels, len(labels)).to(device) if settings.balance == "weights" else None
     loss = classification_loss(settings.label_smoothing, weights)
-    if not plan.on_images:
+    if not plan.on_rows:
+        return lambda module, inputs, targets, generator: loss(module(inputs), targets)
+    if not isinstance(spec, ImageInput):
         return lambda module, inputs, targets, generator: loss(module(inputs), targets)
     mix = mixing(settings.mixup, settings.cutmix, len(labels))
     attack = build_attack(settings, spec, device)

@@ -67,7 +67,7 @@ def robust_answers(network: Network, rows: Rows, eps: float, spec: ImageInput, d
     with torch.random.fork_rng(), progress("attacking", len(rows)) as advance:
         torch.manual_seed(seed)
         for start in range(0, len(rows), batch_size):
-            images = network.normalise(torch.from_numpy(rows.images[start : start + batch_size]).to(device))
+            images = network.prepare(torch.from_numpy(rows.values[start : start + batch_size]).to(device))
             targets = torch.from_numpy(rows.labels[start : start + batch_size]).to(device)
             near = perturb(network.body, images, targets)
             with torch.inference_mode():

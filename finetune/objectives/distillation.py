@@ -38,9 +38,9 @@ def distillation_loss(logits: Tensor, teacher: Network, pixels: Tensor, temperat
         temperature: above 1 shows more of the teacher's doubts.
     """
     with torch.no_grad():
-        size = (teacher.spec.height, teacher.spec.width)
+        size = teacher.image_size
         if tuple(pixels.shape[2:]) != size:
             pixels = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
-        wanted = functional.softmax(teacher.body((pixels - teacher.mean) / teacher.std) / temperature, dim=1)
+        wanted = functional.softmax(teacher.body(teacher.normalised(pixels)) / temperature, dim=1)
     said = functional.log_softmax(logits.float() / temperature, dim=1)
     return functional.kl_div(said, wanted.float(), reduction="batchmean") * temperature**2

@@ -42,7 +42,7 @@ class FixMatch:
     def images(self, batch: int, generator: torch.Generator) -> Unlabelled:
         """Draw rows for a labelled batch of so many."""
         chosen = self._rows[torch.randint(len(self._rows), (batch * self._ratio,), generator=generator)]
-        normalise = self._network.normalise
+        normalise = self._network.prepare
         return Unlabelled(self._weak(chosen, normalise, self._device, generator), self._strong(chosen, normalise, self._device, generator))
 
     def loss(self, module: nn.Module, strong_logits: Tensor, drawn: Unlabelled) -> Tensor:
@@ -56,4 +56,4 @@ class FixMatch:
 def open_unlabelled(settings: TrainSettings, spec: ImageInput, network: Network, may_flip: bool, device: torch.device) -> FixMatch:
     """Read the folder of unlabelled images. Raises: `DataError` when it holds none that can be read."""
     pool = read_pool(Path(str(settings.unlabelled)), spec)
-    return FixMatch(torch.from_numpy(pool.images), network, settings, may_flip, device)
+    return FixMatch(torch.from_numpy(pool.values), network, settings, may_flip, device)

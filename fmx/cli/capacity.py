@@ -19,7 +19,9 @@ from fmx.errors import UsageError
 def capacity(
     target: Annotated[str | None, typer.Argument(metavar="PACKAGE|URL", help="A package, or a running service.", show_default="latest")] = None,
     slo_p99: Annotated[float, typer.Option("--slo-p99", min=0.1, help="The objective: milliseconds that the 99th percentile may take.")] = 100.0,
-    inputs: Annotated[Path | None, typer.Option("--input", help="An image, or a folder of them, to send.", show_default="the golden rows")] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--input", help="An image, a .txt file or a folder, to send.", show_default="the golden rows")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each trial.")] = 5.0,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of the replica that is started for a package.")] = 1,
     key: Annotated[str | None, typer.Option(help="A running service's key; FMX_KEY does too.", show_default="FMX_KEY")] = None,
@@ -42,10 +44,10 @@ def capacity(
     url = target if target is not None and target.startswith(("http://", "https://")) else None
     package = None if url else load_package(find_package(target))
     if package is None and inputs is None:
-        raise UsageError("What to send to a running service must be said.", hint="Name an image or a folder: --input photos/")
+        raise UsageError("What to send to a running service must be said.", hint="Name a file or a folder: --input photos/")
     bodies = bodies_of(_files(inputs)) if inputs is not None else golden_bodies(package) if package is not None else []
     if not bodies:
-        raise UsageError(f"There is no file in {inputs}.", hint="Name an image or a folder of them.")
+        raise UsageError(f"There is no file in {inputs}.", hint="Name an image or a .txt file, or a folder of them.")
 
     async def measure(url: str) -> tuple[dict[str, str], Capacity]:
         async with Load(url, key or os.environ.get("FMX_KEY", ""), bodies) as load:

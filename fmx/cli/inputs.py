@@ -1,12 +1,16 @@
-"""INPUT arguments of commands: files, folders, `-` for standard input."""
+"""INPUT arguments of commands: files, folders, texts, `-` for standard input."""
 
 from __future__ import annotations
 
+import codecs
 import sys
 from pathlib import Path
 
 from fmx.data.folder import SUFFIXES
 from fmx.errors import InputError, UsageError
+
+LOOKED_AT = 4096
+"""Bytes of standard input that tell a text from an image."""
 
 
 def read_inputs(given: list[str]) -> list[tuple[str, bytes]]:
@@ -31,6 +35,48 @@ def read_inputs(given: list[str]) -> list[tuple[str, bytes]]:
         else:
             raise UsageError(f"There is no file or folder {name!r}.", hint="Give image files, folders, or - for standard input.")
     return found
+
+
+def read_texts(given: list[str]) -> list[tuple[str, bytes]]:
+    """Take every input as (text, UTF-8): a text as it is, `@FILE` for a file that is one text, `-` for standard input, a text a line.
+
+    Raises:
+        InputError: a file that cannot be read, or no line on standard input.
+    """
+    found: list[tuple[str, bytes]] = []
+    for text in given:
+        if text == "-":
+            lines = [line for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+            if not lines:
+                raise InputError("There is no text on standard input.", hint="It takes a text a line.")
+            found += [(line.decode(errors="replace"), line) for line in lines]
+        elif text.startswith("@"):
+            found.append((text, _read(Path(text[1:]))))
+        else:
+            data = text.encode(errors="surrogateescape")  # what the shell gave, whatever its encoding
+            found.append((data.decode(errors="replace"), data))
+    return found
+
+
+def are_texts(given: list[str]) -> bool:
+    """Guess whether inputs are texts, where no package says what it reads: none of them is, or is called like, a file of an image."""
+    return not any(Path(name).suffix.lower() in SUFFIXES or _exists(name) or (name == "-" and not _starts_as_text()) for name in given)
+
+
+def _starts_as_text() -> bool:
+    """Look at what comes on standard input, and leave it there: every image has bytes early on that no text has."""
+    begun = sys.stdin.buffer.peek()[:LOOKED_AT]  # type: ignore[union-attr]  # it is a BufferedReader
+    try:
+        return bool(begun) and b"\0" not in begun and bool(codecs.getincrementaldecoder("utf-8")().decode(begun))
+    except UnicodeDecodeError:
+        return False
+
+
+def _exists(name: str) -> bool:
+    try:
+        return name != "" and Path(name).exists()
+    except (OSError, ValueError):  # a text that is too long for a path, or holds what no path may
+        return False
 
 
 def _read(path: Path) -> bytes:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fmx.cli import output
+from fmx.contract import ImageInput, Input
 
 
 def inspect(
@@ -26,17 +27,22 @@ def inspect(
         output.answer_json(manifest.model_dump(mode="json"))
         return
     show_variants(found)
-    spec = manifest.input
     shown = ", ".join(manifest.labels[:12]) + (f" ... ({len(manifest.labels)} in all)" if len(manifest.labels) > 12 else "")
     facts = {
         "package": f"{manifest.name}, version {manifest.version}, {manifest.created}",
         "digest": found.digest,
         "task": manifest.task,
         "labels": shown,
-        "input": f"uint8 [batch, {spec.height}, {spec.width}, 3] RGB; images are resized by {spec.resize}, {spec.interpolation}",
+        "input": _input(manifest.input),
         "run": f"{manifest.run['name']}: {manifest.run['model']}, {manifest.run['method']}, {manifest.run['weights_origin']}",
         "rows": ", ".join(f"{name} {rows.rows}" for name, rows in manifest.rows.items()),
         "tools": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     }
     for name, value in facts.items():
         typer.echo(f"{name:<8} {value}")
+
+
+def _input(spec: Input) -> str:
+    if isinstance(spec, ImageInput):
+        return f"uint8 [batch, {spec.height}, {spec.width}, 3] RGB; images are resized by {spec.resize}, {spec.interpolation}"
+    return f"int64 [batch, sequence], at most {spec.max_length} token ids of a text, by tokenizer.json"

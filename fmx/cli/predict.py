@@ -1,4 +1,4 @@
-"""`fmx predict`: a package's answers for images, from here or from a running service."""
+"""`fmx predict`: a package's answers for images or texts, from here or from a running service."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ def predict(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            help="A package's folder or name, or latest; then image files, folders, or - for standard input. With --url inputs alone.",
+            help="A package's folder or name, or latest; then image files, folders, or texts, @FILE; - for standard input. With --url inputs alone.",
             metavar="PACKAGE INPUT...",
         ),
     ],
-    top_k: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 3,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels an input.")] = 3,
     variant: Annotated[str | None, typer.Option(help="fp32 or int8.", show_default="the first that fits this host")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running service at this address, such as https://models.example.com.")] = None,
     key: Annotated[str | None, typer.Option(help="Its key; in FMX_KEY it stays out of lists of processes.", show_default="FMX_KEY")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict labels for images.
+    """Predict labels for images or texts.
 
     Example: fmx predict latest photos/ --top-k 1 --json
+
+    Example: fmx predict latest "where is my order?"
     """
-    from fmx.cli.inputs import read_inputs
+    from fmx.cli.inputs import read_inputs, read_texts
     from fmx.progress import progress
 
     if url is not None:
         if variant is not None or device is not None:
             raise UsageError("--variant and --device are the service's own affair where --url is given.", hint="Leave them out.")
         inputs = arguments
-        model, ask = _service(url, key or os.environ.get("FMX_KEY"), top_k)
+        noun, model, ask = _service(url, key or os.environ.get("FMX_KEY"), top_k, inputs)
     else:
         if key is not None:
             raise UsageError("--key is for a service.", hint="Give its address with --url, or leave the key out.")
         package, *inputs = arguments
         if not inputs:
             raise UsageError("There is no input.", hint=f"fmx predict {package} photo.jpg")
-        model, ask = _package(package, variant, device or "auto", top_k)
+        noun, model, ask = _package(package, variant, device or "auto", top_k)
     predictions: list[dict[str, Any]] = []
     faults: list[dict[str, str]] = []
     stopped_by: FmxError | None = None
-    read = read_inputs(inputs)
+    read = read_texts(inputs) if noun == "text" else read_inputs(inputs)
     with progress("Predicting", len(read)) as advance:
         for name, data in read:
             try:
@@ -78,25 +80,27 @@ def predict(
         raise InputError(f"{len(faults)} of {len(faults) + len(predictions)} inputs could not be read.", hint="The others were answered.")
 
 
-def _package(name: str, variant: str | None, device: str, top_k: int) -> tuple[Model, Ask]:
+def _package(name: str, variant: str | None, device: str, top_k: int) -> tuple[str, Model, Ask]:
     from fmx.package import find_package
     from fmx.predictor import PackagePredictor
 
     predictor = PackagePredictor.open(find_package(name), variant=variant, device=device)
     model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
-    return model, lambda data: (model, predictor.predict([data], top_k)[0])
+    return predictor.task.noun, model, lambda data: (model, predictor.predict([data], top_k)[0])
 
 
-def _service(url: str, key: str | None, top_k: int) -> tuple[None, Ask]:
+def _service(url: str, key: str | None, top_k: int, inputs: list[str]) -> tuple[str, None, Ask]:
+    from fmx.cli.inputs import are_texts
     from fmx.client import ServiceClient
 
     client = ServiceClient(url, key, say=output.say)
+    noun = "text" if are_texts(inputs) else "image"
 
     def ask(data: bytes) -> tuple[Model, dict[str, Any]]:
-        answer = client.predict(data, top_k)
+        answer = client.predict(data, top_k, noun)
         return answer["model"], answer["predictions"][0]
 
-    return None, ask
+    return noun, None, ask
 
 
 def _print(model: Model | None, predictions: list[dict[str, Any]], faults: list[dict[str, str]]) -> None:

@@ -27,23 +27,34 @@ DATA, MODEL, RATE, REGULARISE, LEARN, SPEED, RUNS = (
 )
 
 
+BASELINES = {"majority": "the most frequent class", "tfidf": "TF-IDF, logistic regression"}
+
+
 def _option(text: str, panel: str, default: str | None = None, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=default or False)
 
 
 def train(
-    data: Annotated[str | None, _option("Class folders, a CSV/JSONL/Parquet manifest, shards, or a name.", DATA, "digits")] = None,
+    task: Annotated[str | None, _option("image-classification or text-classification.", DATA, "image-classification")] = None,
+    data: Annotated[str | None, _option("Class folders, a table (CSV, JSONL, Parquet) of files or of texts, or a name.", DATA, "digits")] = None,
+    text_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
+    label_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     group_by: Annotated[str | None, _option("Column, or pattern of file names: a group stays in one split.", DATA)] = None,
     allow_leakage: Annotated[bool | None, _option("Train though rows are in two splits.", DATA, None, "--allow-leakage")] = None,
     on_bad_image: Annotated[str | None, _option("skip (up to 5 %) or error.", DATA, "skip")] = None,
     size: Annotated[int | None, _option("Side of the model's rows in pixels.", DATA, "64 for small data, else 224")] = None,
+    max_length: Annotated[int | None, _option("Tokens of a text; what is behind is cut off.", DATA, "128")] = None,
     model: Annotated[
         str | None,
-        _option("A torchvision classifier, timm:NAME, package.module:callable, run:NAME.", MODEL, "efficientnet_lite0"),
+        _option(
+            "A torchvision classifier, timm:NAME, package.module:callable; an encoder's folder or hub name; run:NAME.",
+            MODEL,
+            "efficientnet_lite0, or all-minilm-l6-v2",
+        ),
     ] = None,
     weights: Annotated[str | None, _option("default (pretrained), none, or a .safetensors/.pth file.", MODEL, "default")] = None,
     method: Annotated[str | None, _option("finetune, linear-probe, lp-ft, lora, norm-bias.", MODEL, "finetune")] = None,
-    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "12")] = None,
+    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "12, texts 5")] = None,
     probe_epochs: Annotated[int | None, _option("Of lp-ft's first stage.", MODEL, "10")] = None,
     probe_views: Annotated[int | None, _option("Augmented views a row whose features are cached.", MODEL, "0")] = None,
     lora_rank: Annotated[int | None, _option("Of the low-rank updates.", MODEL, "8")] = None,
@@ -57,7 +68,7 @@ def train(
     weight_decay: Annotated[float | None, _option("Not on norms and biases.", REGULARISE, "0.01")] = None,
     clip_norm: Annotated[float | None, _option("Largest norm of a gradient.", REGULARISE, "none")] = None,
     patience: Annotated[int | None, _option("Epochs without progress before stopping.", REGULARISE, "8")] = None,
-    augment: Annotated[str | None, _option("light, trivial, rand or none.", REGULARISE, "light")] = None,
+    augment: Annotated[str | None, _option("light, trivial, rand or none.", REGULARISE, "light, texts none")] = None,
     label_smoothing: Annotated[float | None, _option("0 switches it off.", REGULARISE, "0.05")] = None,
     mixup: Annotated[float | None, _option("Alpha; 0 is off.", REGULARISE, "0")] = None,
     cutmix: Annotated[float | None, _option("Alpha; 0 is off.", REGULARISE, "0")] = None,
@@ -92,9 +103,11 @@ def train(
     track: Annotated[list[str] | None, _option("wandb or mlflow, beside TensorBoard.", RUNS)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print run.json, and nothing else, on standard output.", rich_help_panel=RUNS)] = False,
 ) -> None:
-    """Fine-tune a pretrained model on labelled images and leave a run.
+    """Fine-tune a pretrained model on labelled images or texts and leave a run.
 
     Example: fmx train --data photos/ --model resnet18 --method linear-probe
+
+    Example: fmx train --task text-classification --data questions.csv
     """
     options = {key: value for key, value in locals().items() if key not in ("out", "json", "resume", "config", "seeds")}
     from finetune.settings import check_settings
@@ -149,6 +162,8 @@ def show_run(run: Run, json: bool) -> None:
         rows.append(["top-5 accuracy", output.interval(metrics["top5_accuracy"])])
     if "robust_accuracy" in metrics:
         rows.append([f"robust accuracy ({metrics['robust_accuracy']['attack']})", output.interval(metrics["robust_accuracy"])])
+    for name, value in metrics.get("baselines", {}).items():
+        rows.append([f"... of {BASELINES[name]}", output.interval(value)])
     rows += [
         ["macro F1", f"{metrics['macro_f1']:.4f}"],
         ["calibration error", f"{metrics['calibration_error']:.4f} ({metrics['uncalibrated_error']:.4f} before temperature {info.temperature:.3g})"],

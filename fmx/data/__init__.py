@@ -7,18 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fmx.data import huggingface, torchvision
 from fmx.data.cifar10 import find_cifar10, open_cifar10
 from fmx.data.digits import open_digits
 from fmx.data.folder import open_folder
 from fmx.data.huggingface import open_huggingface
-from fmx.data.manifest import READERS, open_manifest
+from fmx.data.manifest import ENDINGS, open_manifest
 from fmx.data.source import Item, Source
+from fmx.data.text import open_text
 from fmx.data.torchvision import open_torchvision
 from fmx.data.webdataset import holds_only_shards, open_webdataset
 from fmx.errors import DataError, UsageError, nearest_names
+
+IMAGES = "image-classification"
+TEXTS = "text-classification"
+
+
+class Columns(NamedTuple):
+    """Of a table of texts; None is guessed."""
+
+    text: str | None = None
+    label: str | None = None
+
+
+GUESSED = Columns()
 
 NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": lambda seed: open_cifar10(find_cifar10(), seed)}
 """Data known by one name; they have no groups."""
@@ -31,10 +45,10 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["NAMED", "PREFIXED", "Item", "Source", "open_source", "reopen_source", "split_seed_of"]
+__all__ = ["IMAGES", "NAMED", "PREFIXED", "TEXTS", "Columns", "Item", "Source", "open_source", "reopen_source", "split_seed_of"]
 
 
-def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source:
+def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:
     """Open labelled data by name or path; the split is a function of the data and the seed.
 
     Args:
@@ -42,11 +56,15 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source
         seed: of the split, where the data have none.
         group_by: what keeps rows together in one split: a manifest's or `hf:` column, or for folders and shards a regular expression on
             the file name or key.
+        task: what the rows are for; a table is one of files, or of texts.
+        columns: of a table of texts.
 
     Raises:
         DataError: no such source, or one that cannot be learnt from.
         UsageError: `group_by` for data that cannot be grouped.
     """
+    if task != IMAGES:
+        return open_text(spec, seed, group_by, text_column=columns.text, label_column=columns.label)
     if spec in NAMED:
         _refuse_groups(spec, group_by)
         return NAMED[spec](seed)
@@ -67,7 +85,8 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None) -> Source
 
 def reopen_source(settings: Mapping[str, Any]) -> Source:
     """Open the data of a run again, split as they were, from the settings in its run.json. Raises: `DataError`, `UsageError`."""
-    return open_source(settings["data"], split_seed_of(settings), settings.get("group_by"))
+    columns = Columns(settings.get("text_column"), settings.get("label_column"))
+    return open_source(settings["data"], split_seed_of(settings), settings.get("group_by"), task=settings.get("task", IMAGES), columns=columns)
 
 
 def split_seed_of(settings: Mapping[str, Any]) -> int:
@@ -85,7 +104,7 @@ def _open_folder(path: Path, spec: str, seed: int, group_by: str | None) -> Sour
 
 
 def _open_file(path: Path, spec: str, seed: int, group_by: str | None) -> Source:
-    if path.suffix.lower() in READERS:
+    if path.suffix.lower() in ENDINGS:
         return open_manifest(path, seed, group_by)
     if path.name.lower().endswith(SHARDS):
         return open_webdataset(spec, seed, group_by)

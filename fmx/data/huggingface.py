@@ -32,21 +32,39 @@ def open_huggingface(spec: str, seed: int, group_by: str | None = None) -> Sourc
         DataError: not there, not reachable, or without an image or a label column.
         SurroundingsError: `datasets` is not installed.
     """
-    name = spec.removeprefix(PREFIX)
-    try:
-        import datasets
-    except ImportError as error:
-        raise missing_extra("data", "Reading Hugging Face data sets") from error
-    tables, notes = _splits(spec, _load(name), datasets.Dataset)
-    image, label = _columns(spec, tables["train"].features, datasets)
+    tables, notes = load_tables(spec)
+    image, label = _columns(spec, tables["train"].features)
     if group_by and group_by not in tables["train"].features:
         near = nearest_names(group_by, list(tables["train"].features))
         raise DataError(
             f"{spec} has no column {group_by!r}.", hint=f"Did you mean {near}?" if near else f"Columns: {', '.join(tables['train'].features)}."
         )
     found = {split: _rows(spec, split, table, image, label, group_by) for split, table in tables.items()}
-    labels = _labels(tables["train"].features[label], (name for name, _ in found["train"]))
+    labels = sort_classes(getattr(tables["train"].features[label], "names", None), (name for name, _ in found["train"]))
     return Source(spec, labels, complete_splits(label_items(found, labels, spec), labels, seed, spec), notes=notes)
+
+
+def load_tables(spec: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Load the splits of a data set that fmx knows, with `train` among them.
+
+    Returns:
+        A `datasets.Dataset` a split, and notes on splits that are not used.
+
+    Raises:
+        DataError: not there, not reachable, or without a train split.
+        SurroundingsError: `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("data", "Reading Hugging Face data sets") from error
+    return _splits(spec, _load(spec.removeprefix(PREFIX)), datasets.Dataset)
+
+
+def sort_classes(names: list[str] | None, used: Iterable[str]) -> tuple[str, ...]:
+    """Keep the class order of the data set, where it has one, without classes that no training row has."""
+    found = set(used)
+    return tuple(name for name in dict.fromkeys(names) if name in found) if names else sort_labels(found)
 
 
 def _load(name: str) -> Any:
@@ -102,8 +120,10 @@ def _splits(spec: str, loaded: Any, dataset_type: type) -> tuple[dict[str, Any],
     return {split: tables[split] for split in SPLITS if split in tables}, (f"Splits not used: {', '.join(unused)}.",) if unused else ()
 
 
-def _columns(spec: str, features: Any, datasets: Any) -> tuple[str, str]:
+def _columns(spec: str, features: Any) -> tuple[str, str]:
     """Find the image and the label column. Raises: `DataError`."""
+    import datasets
+
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     labels = [name for name in LABEL_COLUMNS if name in features] or classes
@@ -135,10 +155,3 @@ def _read(table: Any, image: str, index: int) -> bytes:
     if stored.get("bytes"):
         return bytes(stored["bytes"])
     return Path(stored["path"]).read_bytes() if stored.get("path") else b""
-
-
-def _labels(feature: Any, used: Iterable[str]) -> tuple[str, ...]:
-    """Keep the class order of the data set, without classes that no training row has."""
-    found = set(used)
-    names = getattr(feature, "names", None)
-    return tuple(name for name in names if name in found) if names else sort_labels(found)

@@ -9,6 +9,7 @@ from fmx.data.folder import SUFFIXES, find_images
 from fmx.data.rows import Rows, read_splits
 from fmx.data.source import Item, Source
 from fmx.errors import DataError
+from fmx.tasks import ImageClassification
 
 
 def read_pool(root: Path, spec: ImageInput) -> Rows:
@@ -23,4 +24,4 @@ def read_pool(root: Path, spec: ImageInput) -> Rows:
     if not files:
         raise DataError(f"{root} holds no images.", hint=f"Known endings: {', '.join(sorted(SUFFIXES))}.")
     items = [Item(str(path.relative_to(root)), 0, path.read_bytes) for path in files]
-    return read_splits(Source(str(root), ("unlabelled",), {"train": items}), spec, ("train",))["train"]
+    return read_splits(Source(str(root), ("unlabelled",), {"train": items}), ImageClassification(("unlabelled",), spec), ("train",))["train"]

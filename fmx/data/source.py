@@ -17,6 +17,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "vali
 
 HELD_OUT = 0.2
 """Share of the rows that a split takes for validation, and again for test."""
+_NAMES_SHOWN = 20
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -72,25 +73,39 @@ def label_items(rows: dict[str, list[tuple[str, Item]]], labels: tuple[str, ...]
 def unknown_classes(where: str, unknown: list[str]) -> DataError:
     """Build the error for classes of a held-out split that training never sees."""
     return DataError(
-        f"{where} has classes that the training rows do not have: {', '.join(unknown)}.",
+        f"{where} has classes that the training rows do not have: {_first_names(unknown)}.",
         hint="Labels come from the training rows; add the class there or remove it here.",
     )
 
 
-def check_classes(items: list[Item], labels: tuple[str, ...], least: int, where: str) -> None:
+def _first_names(names: list[str]) -> str:
+    """List names, not all where a column of something else was taken for the labels."""
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
+
+
+def check_classes(items: list[Item], labels: tuple[str, ...], least: int, where: str, noun: str = "images") -> None:
     """Check that there is something to learn.
 
+    Args:
+        items: training rows.
+        labels: of the training rows.
+        least: rows that each class needs.
+        where: what messages call the data.
+        noun: what messages call the rows.
+
     Raises:
-        DataError: no images, one class, or a class with fewer than `least` images.
+        DataError: no rows, one class, or a class with fewer than `least` rows.
     """
     if not items:
-        raise DataError(f"{where} holds no images.", hint="Put one folder of images a class into it.")
+        raise DataError(
+            f"{where} holds no {noun}.", hint="Put one folder of images a class into it." if noun == "images" else f"Add labelled {noun} to it."
+        )
     if len(labels) < 2:
-        raise DataError(f"{where} holds one class ({labels[0]}); a classifier needs two.", hint="Add images of a second class.")
+        raise DataError(f"{where} holds one class ({labels[0]}); a classifier needs two.", hint=f"Add {noun} of a second class.")
     counts = np.bincount([item.label for item in items], minlength=len(labels))
     thin = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True) if count < least]
     if thin:
-        raise DataError(f"{where} has too few images in: {', '.join(thin)}.", hint=f"Each class needs at least {least}; add images or remove it.")
+        raise DataError(f"{where} has too few {noun} in: {_first_names(thin)}.", hint=f"Each class needs at least {least}; add {noun} or remove it.")
 
 
 def split_items(items: list[Item], classes: int, seed: int, parts: dict[str, float]) -> dict[str, list[Item]]:

@@ -16,7 +16,7 @@ from fmx.data.source import HELD_OUT, SPLITS, Item, apportion, check_classes, sp
 from fmx.errors import DataError
 
 
-def complete_splits(given: dict[str, list[Item]], labels: tuple[str, ...], seed: int, where: str) -> dict[str, list[Item]]:
+def complete_splits(given: dict[str, list[Item]], labels: tuple[str, ...], seed: int, where: str, noun: str = "images") -> dict[str, list[Item]]:
     """Check the given splits and deal those that are missing out of the training rows, stratified and seeded.
 
     Args:
@@ -24,12 +24,13 @@ def complete_splits(given: dict[str, list[Item]], labels: tuple[str, ...], seed:
         labels: of the training rows.
         seed: of the shuffle.
         where: what messages call the data.
+        noun: what messages call the rows.
 
     Raises:
         DataError: nothing to learn, a class with too few rows or groups, or a group that is in two of the given splits.
     """
     missing = {name: HELD_OUT for name in ("validation", "test") if not given.get(name)}
-    check_classes(given["train"], labels, 1 + len(missing), where)
+    check_classes(given["train"], labels, 1 + len(missing), where, noun)
     _check_groups(given, where)
     dealt = given | deal(given["train"], labels, seed, missing) if missing else given
     return {name: dealt[name] for name in SPLITS}
@@ -186,5 +187,5 @@ class _Dealing:
     def _too_few_groups(self, thin: list[str]) -> DataError:
         return DataError(
             f"Too few groups to deal into {len(self.parts)} splits in: {', '.join(thin)}.",
-            hint="Rows of one group, and files with the same bytes, stay in one split; each class needs a group for every split.",
+            hint="Rows of one group, and rows with the same bytes, stay in one split; each class needs a group for every split.",
         )

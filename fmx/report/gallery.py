@@ -1,4 +1,4 @@
-"""Rows as thumbnails for a report."""
+"""Rows for a report: images as thumbnails, texts by their beginning."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from PIL import Image
 from fmx.data.rows import Rows
 
 MISTAKES = 12
+SHOWN_CHARACTERS = 200
 
 
 def mistakes(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows, order: np.ndarray) -> list[dict[str, Any]]:
-    """Give wrongly answered test rows as thumbnails, those with the highest `order`, float [n], first."""
+    """Give wrongly answered test rows, those with the highest `order`, float [n], first."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != test.labels)
     wrong = wrong[np.argsort(-order[wrong], kind="stable")][:MISTAKES]
     return [
         {
-            "image": _data_url(test.images[i]),
+            **_shown(test, int(i)),
             "name": test.names[i],
             "said": labels[predicted[i]],
             "score": float(probabilities[i].max()),
@@ -30,6 +31,13 @@ def mistakes(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows, ord
         }
         for i in wrong
     ]
+
+
+def _shown(test: Rows, index: int) -> dict[str, str]:
+    if test.values.ndim == 4:
+        return {"image": _data_url(test.values[index])}
+    text = test.items[index].read().decode()
+    return {"text": text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " ..."}
 
 
 def _data_url(row: np.ndarray) -> str:

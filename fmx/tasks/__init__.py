@@ -1,19 +1,47 @@
-"""The tasks: one file each says how an input becomes a model row and how outputs become predictions, in numpy and Pillow alone."""
+"""The tasks: one file each says how an input becomes a model row and how outputs become predictions, without torch."""
 
 from __future__ import annotations
 
-from fmx.errors import PackageError, nearest_names
+from pathlib import Path
+
+from fmx.contract import ImageInput, TextInput
+from fmx.errors import PackageError, UsageError, nearest_names
 from fmx.tasks.image_classification import ImageClassification
+from fmx.tasks.task import Task
+from fmx.tasks.text_classification import TextClassification
 
-TASKS = {ImageClassification.name: ImageClassification}
+TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {
+    ImageClassification.name: ImageClassification,
+    TextClassification.name: TextClassification,
+}
+
+__all__ = ["TASKS", "ImageClassification", "Task", "TextClassification", "open_task", "require_images"]
 
 
-def task_named(name: str) -> type[ImageClassification]:
-    """Return a task's class.
+def open_task(name: str, labels: tuple[str, ...], spec: ImageInput | TextInput, folder: Path | None = None) -> Task:
+    """Open a task for a model.
+
+    Args:
+        name: of the task.
+        labels: the model's.
+        spec: what its inputs are made into.
+        folder: of the run or package, where its tokenizer lies; without it a text task turns no texts into rows.
 
     Raises:
-        PackageError: no such task in this version of fmx.
+        PackageError: no such task in this version of fmx, one that does not take such inputs, or a tokenizer that is not the model's.
     """
     if name not in TASKS:
         raise PackageError(f"This fmx knows no task {name!r}.", hint=f"Known: {', '.join(TASKS)}. {nearest_names(name, list(TASKS))}".strip())
-    return TASKS[name]
+    task = TASKS[name]
+    if task is ImageClassification and isinstance(spec, ImageInput):
+        return ImageClassification(labels, spec)
+    if task is TextClassification and isinstance(spec, TextInput):
+        return TextClassification(labels, spec, folder)
+    raise PackageError(f"{name} does not take inputs of the kind {spec.kind!r}.", hint="The contract was altered: export again.")
+
+
+def require_images(spec: ImageInput | TextInput, what: str) -> ImageInput:
+    """Give an image model's input contract. Raises: `UsageError`: `what` is asked of a model that reads something else."""
+    if not isinstance(spec, ImageInput):
+        raise UsageError(f"{what} is for models of images; this one reads texts.", hint="Leave it out, or name a model of images.")
+    return spec

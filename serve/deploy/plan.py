@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from fmx.errors import PackageError, UsageError
 from fmx.package import Package
+from fmx.tasks import open_task
 from serve.metrics import SECONDS
 from serve.scaling.capacity import Capacity, read_capacity
 from serve.scaling.targets import Targets, targets_of
@@ -44,7 +45,7 @@ CARRIED = (
     "max_body_bytes",
     "bodies_bytes",
     "max_pixels",
-    "max_images",
+    "max_inputs",
 )
 """Settings that shape a replica: those set here are set in the written files, which are computed with them."""
 
@@ -128,8 +129,9 @@ class Plan:
         """
         model = 4 * max(variant.bytes for variant in self.package.manifest.variants)
         idle = WORKER_BYTES + model + (CUDA_BYTES if self.options.device == "cuda" else 0)
-        spec = self.package.manifest.input
-        rows = self.settings.queue_rows * spec.height * spec.width * 3
+        contract = self.package.manifest.contract
+        row = open_task(contract.task, contract.labels, contract.input).noise(1)
+        rows = self.settings.queue_rows * row.nbytes
         busy = idle + rows + self.settings.bodies_bytes + self.threads * BYTES_A_PIXEL * self.settings.max_pixels
         return MASTER_BYTES + self.workers * idle, MASTER_BYTES + self.workers * busy
 

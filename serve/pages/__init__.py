@@ -1,4 +1,4 @@
-"""What a browser sees: a page to try the model, and the interface described for people and programs. Made once, at start.
+"""What a browser sees: a page to try the model, and the interface described for people and programs. Made once for each kind of input.
 
 A page is one file: its style and script stand inside it and nowhere else is anything loaded from, which its Content-Security-Policy holds it to.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import orjson
 from markupsafe import Markup
 from starlette.responses import Response
 
+from fmx.tasks import TASKS
 from fmx.templates import render
 from serve.headers import NO_CONTENT_POLICY
 from serve.inputs import DEFAULT_LABELS, MOST_LABELS
@@ -24,25 +26,30 @@ FOLDER = Path(__file__).parent
 
 
 class Pages:
-    """The answers, by path."""
+    """The answers, by path, for what the served model reads."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        described = openapi(settings)
-        style, script = _asset("page.css"), _asset("page.js")
-        values = {"style": style, "script": script, "auth": settings.auth, "labels": DEFAULT_LABELS, "most_labels": MOST_LABELS}
+        self._settings = settings
+        self._answers = lru_cache(len(TASKS))(self._made)
+
+    def response(self, route: str, task: str) -> Response:
+        """Give the answer for a route of `serve.routes.PAGES`, where a model of this task is served."""
+        content, kind, policy = self._answers(task)[route]
+        return Response(content, media_type=kind, headers={"content-security-policy": policy})
+
+    def _made(self, task: str) -> dict[str, tuple[str | bytes, str, str]]:
+        settings, noun = self._settings, TASKS[task].noun
+        described = openapi(settings, task)
+        style, script = _asset("page.css"), _asset(f"{noun}.js") + _asset("page.js")
+        values = {"style": style, "script": script, "auth": settings.auth, "labels": DEFAULT_LABELS, "most_labels": MOST_LABELS, "noun": noun}
         page = render("serve.pages", "page.html.j2", {**values, "docs": DOCS[1:], "predict": PREDICT[1:]}, folder="")
         docs = render("serve.pages", "docs.html.j2", {"style": style, "api": described, "source": OPENAPI[1:]}, folder="")
         policy = f"style-src {_hash(style)}; img-src blob: data:"
-        self._answers = {
+        return {
             PAGE: (page, "text/html", f"{NO_CONTENT_POLICY}; {policy}; script-src {_hash(script)}; connect-src 'self'; {TRUSTED}"),
             DOCS: (docs, "text/html", f"{NO_CONTENT_POLICY}; {policy}"),
             OPENAPI: (orjson.dumps(described), "application/json", NO_CONTENT_POLICY),
         }
-
-    def response(self, route: str) -> Response:
-        """Give the answer for a route of `serve.routes.PAGES`."""
-        content, kind, policy = self._answers[route]
-        return Response(content, media_type=kind, headers={"content-security-policy": policy})
 
 
 TRUSTED = "require-trusted-types-for 'script'; trusted-types 'none'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from fmx.tasks.image_classification import ImageClassification
+from fmx.tasks import TASKS, ImageClassification
 from serve import metrics
 from serve.inputs import DEFAULT_LABELS
 from serve.oip import HEADER_LENGTH
@@ -22,7 +22,7 @@ REFUSALS = {
     404: "There is no such model or version here.",
     408: "The body came too slowly.",
     409: "A worker refused the package, and serves on what it served.",
-    413: "Too many bytes, pixels or images.",
+    413: "Too many bytes, pixels, characters or inputs.",
     415: "The content type or a compressed body is not taken.",
     422: "A tensor of another name, type or shape.",
     429: "The queue is full, or a limit of the caller's own is used up.",
@@ -33,22 +33,22 @@ REFUSALS = {
 OF_ANY_CALLER = (401, 403, 413, 415, 429, 503)
 OF_A_BODY = (400, 408, 504)
 
-ABOUT = """Classifies images. Keys go into the header Authorization, as Bearer KEY, or into X-API-Key.
+ABOUT = """Classifies {noun}s. Keys go into the header Authorization, as Bearer KEY, or into X-API-Key.
 An unknown path is answered 404, another method 405 with Allow, in the form of every other error. Every answer names its request in X-Request-ID,
 which is the caller's own where they sent one of at most 64 letters, digits, dots, dashes and underscores."""
 
 
-def openapi(settings: ServeSettings) -> Described:
-    """Describe the service under these settings."""
-    described = _operations(settings)
+def openapi(settings: ServeSettings, task: str = ImageClassification.name) -> Described:
+    """Describe the service under these settings, where a model of this task is served."""
+    described = _operations(settings, task)
     paths: Described = {}
     for route, methods in open_routes(settings).items():
         paths[route] = {**_path_parameters(route), **{method.lower(): described[route] for method in methods}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "fmx", "version": version("fmx-toolkit"), "description": ABOUT},
+        "info": {"title": "fmx", "version": version("fmx-toolkit"), "description": ABOUT.format(noun=TASKS[task].noun)},
         "paths": paths,
-        "components": {"schemas": components(settings), "headers": HEADERS, **_security_schemes(settings)},
+        "components": {"schemas": components(settings, task), "headers": HEADERS, **_security_schemes(settings)},
     }
 
 
@@ -69,8 +69,8 @@ def _security_schemes(settings: ServeSettings) -> Described:
     return {"securitySchemes": {"bearer": bearer, "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}}
 
 
-def _operations(settings: ServeSettings) -> dict[str, Described]:
-    described = {**_probes(settings), **_pages(), **_callers(), **_protocol()}
+def _operations(settings: ServeSettings, task: str) -> dict[str, Described]:
+    described = {**_probes(settings), **_pages(), **_callers(task), **_protocol(task)}
     for route, operation in described.items():
         is_guarded = settings.metrics_token is not None if route == "/metrics" else route in SCOPES and settings.auth == "on"
         operation["security"] = [{"bearer": []}, {"key": []}] if is_guarded else []
@@ -102,16 +102,12 @@ def _pages() -> dict[str, Described]:
     }
 
 
-def _callers() -> dict[str, Described]:
+def _callers(task: str) -> dict[str, Described]:
     labels = {**TOP_K, "default": DEFAULT_LABELS}
-    top_k = {"name": "top_k", "in": "query", "description": "Labels an image; a body's own goes before it.", "schema": labels}
-    body = {
-        **{kind: {"schema": FILE} for kind in ImageClassification.content_types},
-        "multipart/form-data": {"schema": ref("Files")},
-        "application/json": {"schema": ref("Images"), "example": {"image": PICTURE, "top_k": 3}},
-    }
-    about = "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched."
-    predict = _operation("prediction", "Predict labels for images", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
+    top_k = {"name": "top_k", "in": "query", "description": "Labels an input; a body's own goes before it.", "schema": labels}
+    noun = TASKS[task].noun
+    body, about = _bodies(task)
+    predict = _operation("prediction", f"Predict labels for {noun}s", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
     load = _operation("prediction", "Offered load, capacity, and how many replicas that wants", _answers("Load"), *OF_ANY_CALLER)
     client = _operation("prediction", "What BentoML's clients read first", _answers("ClientSchema"), *OF_ANY_CALLER)
     wish = {"required": False, "content": {"application/json": {"schema": ref("Wish"), "example": {"to": "current"}}}}
@@ -125,9 +121,21 @@ def _callers() -> dict[str, Described]:
     }
 
 
-def _protocol() -> dict[str, Described]:
+def _bodies(task: str) -> tuple[dict[str, Described], str]:
+    """Give what a prediction's body may be, and what is said about it."""
+    plain: dict[str, Described] = {kind: {"schema": FILE} for kind in TASKS[task].content_types}
+    if TASKS[task].noun == "image":
+        files = {"multipart/form-data": {"schema": ref("Files")}}
+        about = "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched."
+        return {**plain, **files, "application/json": {"schema": ref("Images"), "example": {"image": PICTURE, "top_k": 3}}}, about
+    example = {"text": "where is my order?", "top_k": 3}
+    return {**plain, "application/json": {"schema": ref("Texts"), "example": example}}, "One prediction a text, in their order."
+
+
+def _protocol(task: str) -> dict[str, Described]:
     header = {"name": HEADER_LENGTH, "in": "header", **HEADERS["Inference-Header-Content-Length"]}
-    example = {"inputs": [{"name": ImageClassification.input_name, "datatype": "BYTES", "shape": [1], "data": [PICTURE]}]}
+    data = PICTURE if TASKS[task].noun == "image" else "where is my order?"
+    example = {"inputs": [{"name": TASKS[task].tensor, "datatype": "BYTES", "shape": [1], "data": [data]}]}
     content = {"application/json": {"schema": ref("InferRequest"), "example": example}, "application/octet-stream": {"schema": FILE}}
     answers = {200: _answer("The outputs.", {"application/json": {"schema": ref("InferAnswer")}, "application/octet-stream": {"schema": FILE}})}
     tag, described = "open inference protocol", {}

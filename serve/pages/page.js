@@ -1,11 +1,10 @@
-"use strict";
-// The picture and the key stay in this page's variables and fields: nothing is written to any storage.
+// What all models share. What they read is in image.js or text.js, one of which stands before this: `input` with `missing`, `focus`, `request`
+// and `part`, and `listen`. The input and the key stay in this page's variables and fields: nothing is written to any storage.
 
-const byId = (id) => document.getElementById(id);
-const form = byId("form"), key = byId("key"), file = byId("file"), topK = byId("top"), drop = byId("drop"), preview = byId("preview");
+const form = byId("form"), key = byId("key"), topK = byId("top");
 const needsKey = document.body.dataset.auth === "on";
 const address = new URL(document.body.dataset.predict, document.baseURI);
-let picture = null, asked = 0;
+let asked = 0;
 
 function say(text) {
   byId("status").textContent = text;
@@ -21,23 +20,12 @@ function showError(lines) {
   }));
 }
 
-function take(chosen) {
-  if (!chosen) return;
-  picture = chosen;
-  if (preview.src) URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(chosen);
-  preview.hidden = false;
-  predict();
-}
-
 function shellQuoted(text) {
   return "'" + text.replaceAll("'", "'\\''") + "'";
 }
 
 function curlCommand(url) {
-  // A part's name is read by curl itself: inside its quotes a backslash and a quote are written with one more backslash.
-  const path = picture.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
-  const lines = ["curl", ...(needsKey ? ['-H "Authorization: Bearer $KEY"'] : []), "-F " + shellQuoted('file=@"' + path + '"'), shellQuoted(url)];
+  const lines = ["curl", ...(needsKey ? ['-H "Authorization: Bearer $KEY"'] : []), input.part(), shellQuoted(url)];
   return lines.join(" \\\n  ");
 }
 
@@ -81,9 +69,10 @@ async function refusal(response) {
 }
 
 async function predict() {
-  if (!picture) {
-    showError(["Choose a picture first."]);
-    file.focus();
+  const missing = input.missing();
+  if (missing) {
+    showError([missing]);
+    input.focus();
     return;
   }
   if (!topK.reportValidity()) return;
@@ -96,14 +85,13 @@ async function predict() {
     key.focus();
     return;
   }
-  const body = new FormData();
-  body.append("file", picture, picture.name);
+  const { body, kind } = input.request();
   byId("error").replaceChildren();
   say("Asking.");
-  const mine = ++asked; // of several pictures in a row the last one's answer is shown
+  const mine = ++asked; // of several inputs in a row the last one's answer is shown
   const started = performance.now();
   try {
-    const headers = needsKey ? { Authorization: "Bearer " + key.value.trim() } : {};
+    const headers = { ...kind, ...(needsKey ? { Authorization: "Bearer " + key.value.trim() } : {}) };
     const response = await fetch(url, { method: "POST", headers, body, credentials: "omit", cache: "no-store", redirect: "error" });
     if (response.ok) {
       const answer = await response.json();
@@ -132,19 +120,5 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   predict();
 });
-file.addEventListener("change", () => take(file.files[0]));
-document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
-document.addEventListener("dragover", (event) => {
-  if (!event.dataTransfer.types.includes("Files")) return;
-  event.preventDefault();
-  drop.classList.add("over");
-});
-document.addEventListener("dragleave", () => drop.classList.remove("over"));
-document.addEventListener("drop", (event) => {
-  if (!event.dataTransfer.types.includes("Files")) return;
-  event.preventDefault(); // or the browser would leave for the file
-  drop.classList.remove("over");
-  take(event.dataTransfer.files[0]);
-});
+input.listen(predict);
 byId("copy").addEventListener("click", copyCommand);
-preview.addEventListener("error", () => { preview.hidden = true; });

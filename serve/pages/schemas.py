@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from fmx.tasks.image_classification import ImageClassification
+from fmx.tasks import TASKS
 from serve.inputs import MOST_LABELS, Direction
 from serve.oip import MOST_AXES, OUTPUTS
 from serve.settings import ServeSettings
@@ -26,16 +26,17 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def components(settings: ServeSettings) -> dict[str, Schema]:
-    """Give every named schema."""
+def components(settings: ServeSettings, task: str) -> dict[str, Schema]:
+    """Give every named schema, where a model of this task is served."""
     return {
         "Error": _object({"error": ref("ErrorDetail")}),
         "ErrorDetail": _object({"code": TEXT, "message": TEXT, "hint": TEXT, "request_id": TEXT}),
         "ProtocolError": _object({"error": TEXT}),
         "State": _object({"status": {"enum": ["live", "ready"]}}),
-        **_prediction(settings.max_images),
+        **(_images(settings.max_inputs) if TASKS[task].noun == "image" else _texts(settings.max_inputs)),
+        **_prediction(),
         **_operation_of_the_service(),
-        **_protocol(settings.max_images),
+        **_protocol(settings.max_inputs, task),
     }
 
 
@@ -48,11 +49,22 @@ def _array(items: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": items, **more}
 
 
-def _prediction(most_images: int) -> dict[str, Schema]:
-    images = {"image": BASE64, "images": _array(BASE64, minItems=1, maxItems=most_images), "top_k": {**TOP_K, "type": ["integer", "null"]}}
+def _images(most: int) -> dict[str, Schema]:
+    images = {"image": BASE64, "images": _array(BASE64, minItems=1, maxItems=most), "top_k": {**TOP_K, "type": ["integer", "null"]}}
     return {
         "Images": _object(images, *images, oneOf=[{"required": ["image"]}, {"required": ["images"]}]),
-        "Files": _object({"file": _array(FILE, minItems=1, maxItems=most_images), "top_k": TOP_K}, "top_k"),
+        "Files": _object({"file": _array(FILE, minItems=1, maxItems=most), "top_k": TOP_K}, "top_k"),
+    }
+
+
+def _texts(most: int) -> dict[str, Schema]:
+    words: Schema = {**TEXT, "minLength": 1}
+    texts = {"text": words, "texts": _array(words, minItems=1, maxItems=most), "top_k": {**TOP_K, "type": ["integer", "null"]}}
+    return {"Texts": _object(texts, *texts, oneOf=[{"required": ["text"]}, {"required": ["texts"]}])}
+
+
+def _prediction() -> dict[str, Schema]:
+    return {
         "Predictions": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(ref("Prediction"))}),
         "Model": _object({"name": TEXT, "version": TEXT, "variant": TEXT}),
         "Prediction": _object({"labels": _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)}),
@@ -79,9 +91,9 @@ def _operation_of_the_service() -> dict[str, Schema]:
     }
 
 
-def _protocol(most_images: int) -> dict[str, Schema]:
+def _protocol(most: int, task: str) -> dict[str, Schema]:
     """Give the Open Inference Protocol's, which is open by design: what it does not name is passed over."""
-    sizes = _array(COUNT, minItems=1, maxItems=MOST_AXES, prefixItems=[{"type": "integer", "minimum": 1, "maximum": most_images}])
+    sizes = _array(COUNT, minItems=1, maxItems=MOST_AXES, prefixItems=[{"type": "integer", "minimum": 1, "maximum": most}])
     output_names: Schema = {"enum": list(OUTPUTS)}
     parameters: Schema = {"type": ["object", "null"]}
     wanted = _object({"name": output_names, "parameters": parameters}, "parameters", additionalProperties=True)
@@ -92,8 +104,8 @@ def _protocol(most_images: int) -> dict[str, Schema]:
         "parameters": parameters,
     }
     tensor: dict[str, Schema] = {
-        "name": {"const": ImageClassification.input_name},
-        "datatype": {"enum": ["UINT8", "BYTES"]},
+        "name": {"const": TASKS[task].tensor},
+        "datatype": {"enum": ["UINT8", "BYTES"] if TASKS[task].noun == "image" else ["BYTES"]},
         "shape": sizes,
         "data": _array({}),
         "parameters": parameters,

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from fmx import host, storage
+from fmx.contract import TextInput
 from fmx.errors import BudgetError, SurroundingsError
 from fmx.package import Package
+from fmx.texts import TOKENIZER_FILE, open_tokenizer
 from serve.scaling.load import Load, Observed
 
 PROBE_CONCURRENCY = 8
@@ -25,6 +27,17 @@ WIDENINGS = 4
 MOST_TRIAL_SECONDS = 60.0
 LEAST_REQUESTS = 300
 """Of one trial, so that a 99th percentile says something."""
+
+CONTENT_TYPES = {
+    ".txt": "text/plain",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+}
+"""Of files that are sent, by their ending; others are taken for JPEGs."""
 
 Say = Callable[[str], None]
 
@@ -50,9 +63,13 @@ class Capacity:
 
 
 def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
-    """Encode a package's golden rows as JPEG, for a load when no real inputs are given: small images, decoded quickly."""
+    """Turn a package's golden rows back into inputs, for a load when no real ones are given: small JPEGs, or what their tokens say."""
     with np.load(package.folder / "golden.npz", allow_pickle=False) as golden:
         rows = golden["rows"]
+    spec = package.manifest.input
+    if isinstance(spec, TextInput):
+        tokenizer = open_tokenizer(package.folder / TOKENIZER_FILE, spec.tokenizer_sha256)
+        return [(tokenizer.decode(row[row != spec.pad_id].tolist()).encode(), "text/plain") for row in rows]
     bodies = []
     for row in rows:
         file = io.BytesIO()
@@ -142,8 +159,7 @@ def read_capacity(package: Package, variant: str | None = None, workers: int | N
 
 def bodies_of(files: Sequence[Path]) -> list[tuple[bytes, str]]:
     """Read real inputs. Raises: `SurroundingsError`."""
-    kinds = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp", ".tif": "image/tiff", ".tiff": "image/tiff"}
     try:
-        return [(file.read_bytes(), kinds.get(file.suffix.lower(), "image/jpeg")) for file in files]
+        return [(file.read_bytes(), CONTENT_TYPES.get(file.suffix.lower(), "image/jpeg")) for file in files]
     except OSError as error:
-        raise SurroundingsError(f"{error.filename} cannot be read ({error.strerror}).", hint="Name image files.") from error
+        raise SurroundingsError(f"{error.filename} cannot be read ({error.strerror}).", hint="Name files of images or texts.") from error

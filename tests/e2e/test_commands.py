@@ -18,7 +18,7 @@ from export.target import TARGETS, host_target
 from finetune.network import restore_network
 from fmx.data import open_source
 from fmx.data.rows import read_splits
-from fmx.run import find_run, load_run
+from fmx.run import find_run, load_run, task_of
 from tests.e2e.conftest import Server, environment, eventually, runner, serving
 
 INT8 = TARGETS[host_target()].variant
@@ -61,7 +61,7 @@ def server(home: Path) -> Iterator[Server]:
 
 def eager_top1(home: Path) -> list[str]:
     run = load_run(find_run(home / "runs" / "latest"))
-    rows = read_splits(open_source("digits"), run.info.input, ("test",))["test"].images[:IMAGES]
+    rows = read_splits(open_source("digits"), task_of(run), ("test",))["test"].values[:IMAGES]
     with torch.inference_mode():
         return [run.info.labels[i] for i in restore_network(run)(torch.from_numpy(rows)).argmax(dim=1)]
 

@@ -13,7 +13,6 @@ import pytest
 from export.exporter import export_body
 from export.pipeline import export_package
 from finetune.network import Network
-from fmx.contract import ImageInput
 from fmx.errors import BudgetError, ExportError
 from fmx.package import Package
 from fmx.predictor import PackagePredictor, Predictor
@@ -114,6 +113,6 @@ def test_opset_that_no_exporter_writes_is_an_error(light_run: Run, tmp_path: Pat
     from finetune.network import restore_network
 
     network: Network = restore_network(light_run)
-    spec: ImageInput = light_run.info.input
+    spec = light_run.info.input
     with pytest.raises(ExportError, match=r"Opset 17 was asked for and torch.onnx wrote 18"):
         export_body(network, spec, 17, "dynamo")

@@ -16,8 +16,9 @@ from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.errors import ExportError, UsageError
 from fmx.predictor import PackagePredictor
-from fmx.run import Run
+from fmx.run import Run, task_of
 from fmx.statistics import softmax
+from fmx.tasks import require_images
 from tests.export.bodies import Exported
 
 LITE = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
@@ -61,10 +62,14 @@ def test_package_is_evaluated_where_there_are_rows(small_run: Run, tmp_path: Pat
 
     body = export_body(restore_network(small_run), small_run.info.input, 20)
     (tmp_path / "labels.txt").write_text("\n".join(small_run.info.labels) + "\n")
-    options: dict[str, Any] = {"labels": str(tmp_path / "labels.txt"), "data": "digits", "interpolation": small_run.info.input.interpolation}
+    options: dict[str, Any] = {
+        "labels": str(tmp_path / "labels.txt"),
+        "data": "digits",
+        "interpolation": require_images(small_run.info.input, "test").interpolation,
+    }
     package = import_model(foreign(body, tmp_path / "theirs.onnx"), out=tmp_path / "packages", **options, **LITE)
     (variant,) = package.manifest.variants
-    rows = read_splits(open_source("digits", 0, None), small_run.info.input, ("test",))["test"]
+    rows = read_splits(open_source("digits", 0, None), task_of(small_run), ("test",))["test"]
     assert package.manifest.rows["test"] == rows.fingerprint
     assert variant.accuracy == small_run.info.accuracy
 

@@ -28,6 +28,7 @@ from fmx.predictor import PackagePredictor
 from fmx.run import Run
 from fmx.runtime import open_session
 from fmx.statistics import softmax
+from fmx.tasks import require_images
 from tests.conftest import MakeFolder, encode
 
 INT8 = TARGETS[host_target()].variant
@@ -266,7 +267,7 @@ def test_trainer_exporter_and_predictor_see_the_same_image_ultralytics_4696(smal
     """ultralytics#4696 (0.96 in validation, 0.6 in predict), #7069, #22790: preprocessing differed between the stages."""
     files = odd_files()
     eager = restore_network(small_run)
-    rows = np.stack([image_row(data, small_run.info.input) for data in files])
+    rows = np.stack([image_row(data, require_images(small_run.info.input, "test")) for data in files])
     with torch.inference_mode():
         wanted = softmax(eager(torch.from_numpy(rows)).numpy())
     predictor = PackagePredictor.open(small_package.folder, variant="fp32")

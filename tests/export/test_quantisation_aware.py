@@ -16,7 +16,8 @@ from finetune.network import build_network, restore_network
 from finetune.quantisation_aware import rounded, train_rounded
 from fmx.data import reopen_source
 from fmx.data.rows import read_splits
-from fmx.run import Run
+from fmx.run import Run, task_of
+from fmx.tasks import require_images
 from tests.export.bodies import HERE
 
 INT8 = TARGETS[host_target()].variant
@@ -94,13 +95,13 @@ def test_trained_network_and_its_int8_graph_agree_pytorch_167063(small_run: Run)
     from export.start import start_at_raw_rows
     from export.variants import _ranges_of_layers
 
-    rows = read_splits(reopen_source(small_run.info.settings), small_run.info.input)
+    rows = read_splits(reopen_source(small_run.info.settings), task_of(small_run))
     network = restore_network(small_run)
-    calibration = rows["train"].images[::8]
+    calibration = rows["train"].values[::8]
     trained = train_rounded(network, small_run, rows, calibration, 1, LIMIT, False, lambda line: None)
     body = export_body(network, small_run.info.input, 20)
     pool_reduced_maps(body)
-    raw, start = start_at_raw_rows(body, small_run.info.input)
+    raw, start = start_at_raw_rows(body, require_images(small_run.info.input, "test"))
     assert start is not None
     prepared = prepare_body(raw)
     learnt = _ranges_of_layers(prepared, trained)
@@ -113,6 +114,6 @@ def test_trained_network_and_its_int8_graph_agree_pytorch_167063(small_run: Run)
     from fmx.contract import ModelContract
 
     contract = ModelContract(task=small_run.info.task, labels=small_run.info.labels, input=small_run.info.input)
-    answers = open_graph(serving_graph(model, contract, NO_DIGEST, start), contract, exact=True).run_all(rows["validation"].images)
+    answers = open_graph(serving_graph(model, contract, NO_DIGEST, start), contract, exact=True).run_all(rows["validation"].values)
     right = float((answers.argmax(axis=1) == rows["validation"].labels).mean())
     assert right == pytest.approx(trained.accuracy, abs=0.02)

@@ -31,9 +31,9 @@ from fmx.data.rows import read_splits
 from fmx.errors import BudgetError, DataError, UsageError
 from fmx.explanation import PackageExplainer, occlusion, overlay, write_overlays
 from fmx.predictor import PackagePredictor
-from fmx.run import Run, list_runs
+from fmx.run import Run, list_runs, task_of
 from fmx.statistics import softmax
-from tests.conftest import MakeFolder, make_digit_folder
+from tests.conftest import MakeFolder, image_task, make_digit_folder
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def members(home: Path) -> list[Run]:
 
 
 def validation_accuracy(run: Run) -> float:
-    rows = read_splits(reopen_source(run.info.settings), run.info.input)["validation"]
+    rows = read_splits(reopen_source(run.info.settings), task_of(run))["validation"]
     return float((eager_logits(restore_network(run), rows, torch.device("cpu")).argmax(axis=1) == rows.labels).mean())
 
 
@@ -63,7 +63,7 @@ def test_soup_is_the_mean_of_its_members_where_that_is_better(members: list[Run]
     expected = mean_state([load_file(run.weights) for run in members[:2]])
     network = restore_network(members[0], calibrated=False)
     network.body.load_state_dict(expected)
-    rows = read_splits(reopen_source(members[0].info.settings), network.spec)["validation"]
+    rows = read_splits(reopen_source(members[0].info.settings), image_task(network.spec))["validation"]
     together = float((eager_logits(network, rows, torch.device("cpu")).argmax(axis=1) == rows.labels).mean())
     given = [str(run.folder) for run in members[:2]]
     if together <= best:
@@ -105,13 +105,13 @@ def test_runs_on_other_rows_are_not_combined(members: list[Run], digit_folder: M
 def test_ensemble_averages_calibrated_probabilities_and_exports_as_one_graph(members: list[Run], home: Path) -> None:
     chosen = [members[0], members[2]]  # their normalisations differ
     ensemble = make_ensemble([str(run.folder) for run in chosen], out=home / "ensembles")
-    rows = read_splits(reopen_source(ensemble.info.settings), ensemble.info.input)["test"]
+    rows = read_splits(reopen_source(ensemble.info.settings), task_of(ensemble))["test"]
     restored = restore_network(ensemble, calibrated=False)
     together = softmax(eager_logits(restored, rows, torch.device("cpu")))
     alone = [softmax(eager_logits(restore_network(run), rows, torch.device("cpu"))) for run in chosen]
     assert np.allclose(together, np.mean(alone, axis=0), atol=1e-5)
     package = export_package(ensemble.folder, out=home / "packages")
-    served = PackagePredictor.open(package.folder).run_all(rows.images)
+    served = PackagePredictor.open(package.folder).run_all(rows.values)
     assert np.allclose(served, softmax(eager_logits(restore_network(ensemble), rows, torch.device("cpu"))), atol=1e-4)
 
 
@@ -140,7 +140,7 @@ def test_grad_cam_points_at_the_object_and_occlusion_answers_for_a_package(membe
     run = members[0]
     explainer = RunExplainer(run)
     assert explainer.method == "Grad-CAM"
-    image = read_splits(reopen_source(run.info.settings), run.info.input)["test"].images[0]
+    image = read_splits(reopen_source(run.info.settings), task_of(run))["test"].values[0]
     heat = explainer.heat(image, 0)
     assert heat.ndim == 2
     assert heat.min() >= 0

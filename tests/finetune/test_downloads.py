@@ -11,6 +11,7 @@ from fmx.contract import ImageInput
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.errors import DataError
+from tests.conftest import image_task
 
 
 def test_torchvision_set_is_written_once_and_opened_without_torch(tmp_path: Path, spec: ImageInput) -> None:
@@ -31,7 +32,7 @@ def test_torchvision_set_is_written_once_and_opened_without_torch(tmp_path: Path
         assert stored.tobytes() == image.tobytes()
     with manifest.open(newline="") as file:
         assert {row["path"]: row["label"] for row in csv.DictReader(file)}["test/000005.png"] == str(label)
-    assert len(read_splits(source, spec)["test"]) == 60
+    assert len(read_splits(source, image_task(spec))["test"]) == 60
 
 
 def test_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ from fmx.contract import ImageInput
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.errors import ModelError, UsageError
-from fmx.run import Run
+from fmx.run import Run, task_of
+from fmx.tasks import require_images
 from tests.conftest import MakeFolder
 
 
@@ -41,7 +42,7 @@ def test_method_learns_and_its_run_answers_the_same_when_restored(method: str, d
     assert run.info.accuracy.value > 0.6, method
     assert any("parameters are trained (" in line for line in said)
     network = restore_network(run)
-    rows = read_splits(open_source(data, 0), run.info.input)["test"]
+    rows = read_splits(open_source(data, 0), task_of(run))["test"]
     answers = eager_logits(network, rows, torch.device("cpu"))
     confusion = np.zeros((3, 3), dtype=int)
     np.add.at(confusion, (rows.labels, answers.argmax(axis=1)), 1)
@@ -49,7 +50,7 @@ def test_method_learns_and_its_run_answers_the_same_when_restored(method: str, d
 
 
 def trained_names(run: Run) -> set[str]:
-    fresh, _, _ = build_network(run.info.model, "default", run.info.input.height, len(run.info.labels))
+    fresh, _, _ = build_network(run.info.model, "default", require_images(run.info.input, "test").height, len(run.info.labels))
     head = fresh.head.path
     before, after = fresh.body.state_dict(), load_file(run.weights)
     assert set(before) == set(after)
@@ -242,7 +243,7 @@ def test_best_epoch_is_kept_whatever_came_after_transformers_10896(digit_folder:
     best = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]))
     assert best["epoch"] < len(epochs), "no epoch came after the best one"
     assert run.info.best_epoch == best["epoch"]
-    rows = read_splits(open_source(data, 0), run.info.input)["validation"]
+    rows = read_splits(open_source(data, 0), task_of(run))["validation"]
     answers = eager_logits(restore_network(run), rows, torch.device("cpu")).argmax(axis=1)
     assert float((answers == rows.labels).mean()) == best["validation_accuracy"] == run.info.metrics["validation_accuracy"]
 
@@ -280,7 +281,7 @@ def test_probe_passes_rows_once_in_the_precision_that_is_asked_for_and_is_judged
     runs = {precision: train_run(data=data, size=32, epochs=4, method="linear-probe", precision=precision) for precision in ("fp32", "bf16")}
     assert {precision: run.info.settings["precision"] for precision, run in runs.items()} == {"fp32": "fp32", "bf16": "bf16"}
     assert runs["fp32"].info.weights_sha256 != runs["bf16"].info.weights_sha256
-    rows = read_splits(open_source(data, 0), runs["bf16"].info.input)["test"]
+    rows = read_splits(open_source(data, 0), task_of(runs["bf16"]))["test"]
     for run in runs.values():
         answers = eager_logits(restore_network(run), rows, torch.device("cpu"))
         confusion = np.zeros((3, 3), dtype=int)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finetune.blocks import checkpoint_gradients, layers_in_order
 from finetune.loop import Trainer
-from finetune.methods.images import plan_on_images
+from finetune.methods.rows import plan_on_rows
 from finetune.network import Network, build_network, restore_network
 from finetune.objectives import build_objective
 from finetune.objectives.adversarial import attack
@@ -56,7 +56,7 @@ def tiny_plan(settings: TrainSettings, rows: int = 33) -> tuple[Network, Plan, I
     held = Rows(images, labels, tuple(map(str, range(rows))), (), Fingerprint(rows=rows, sha256="0" * 64))
     inputs = Inputs(held, held, may_flip=False, cache_key="")
     groups = network_groups(network.body, network.head, settings, settings.peak_rate)
-    return network, plan_on_images(network, inputs, settings, DEVICE, groups), spec
+    return network, plan_on_rows(network, inputs, settings, DEVICE, groups), spec
 
 
 def gradients(accumulate: int, **options: Any) -> list[Tensor]:

@@ -26,7 +26,7 @@ from fmx.data.check.findings import KINDS, Finding
 from fmx.data.check.thumbnails import row_thumbnails
 from fmx.data.rows import Rows, read_splits
 from fmx.data.source import Item, Source
-from tests.conftest import MakeFolder, encode
+from tests.conftest import MakeFolder, encode, image_task
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -307,7 +307,7 @@ def clean_rows(spec: ImageInput, tmp_path: Path) -> dict[str, Rows]:
             for index in range(12):
                 seed = start + index + (50 if label == "b" else 0)
                 save(tmp_path / "data" / split / label / f"{index:02d}.png", encode(picture(seed, (64, 64))))
-    return read_splits(open_source(str(tmp_path / "data")), spec)
+    return read_splits(open_source(str(tmp_path / "data")), image_task(spec))
 
 
 def test_leakage_of_clean_rows_is_nothing(tmp_path: Path, spec: ImageInput) -> None:
@@ -322,7 +322,7 @@ def test_leakage_finds_copies_and_look_alikes_plantseg_11(tmp_path: Path, spec: 
     shutil.copy(root / "train" / "a" / "01.png", root / "train" / "b" / "relabelled.png")
     save(root / "val" / "b" / "similar.jpg", reencoded(root / "train" / "b" / "02.png"))
     save(root / "train" / "b" / "inside.jpg", reencoded(root / "train" / "b" / "03.png"))
-    found = find_leakage(read_splits(open_source(str(root)), spec))
+    found = find_leakage(read_splits(open_source(str(root)), image_task(spec)))
     assert [(one.kind, one.severity, one.count) for one in found] == [
         ("copies-across-splits", "error", 1),
         ("copies-across-labels", "error", 1),

@@ -12,7 +12,7 @@ from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.data.source import Item, split_items
 from fmx.errors import DataError
-from tests.conftest import MakeFolder, encode
+from tests.conftest import MakeFolder, encode, image_task
 
 
 def test_digits_split_is_stratified_seeded_and_complete() -> None:
@@ -87,12 +87,12 @@ def test_bad_files_among_good_ones_are_named_and_skipped(digit_folder: MakeFolde
     truncated, text = root / "class-0" / "005.png", root / "class-1" / "006.png"
     truncated.write_bytes(truncated.read_bytes()[:60])
     text.write_text("not an image")
-    splits = read_splits(open_source(str(root)), spec)
+    splits = read_splits(open_source(str(root)), image_task(spec))
     skipped = [fault for rows in splits.values() for fault in rows.skipped]
     assert sorted(name.rpartition("/")[2] for name, _ in skipped) == ["005.png", "006.png"]
     assert sum(len(rows) for rows in splits.values()) == 88
     for rows in splits.values():
-        assert len(rows.images) == len(rows.labels) == len(rows.names)
+        assert len(rows.values) == len(rows.labels) == len(rows.names)
 
 
 def test_too_many_bad_files_stop_before_training(digit_folder: MakeFolder, spec: ImageInput) -> None:
@@ -100,15 +100,15 @@ def test_too_many_bad_files_stop_before_training(digit_folder: MakeFolder, spec:
     for number in range(3):
         (root / "class-0" / f"{number:03d}.png").write_bytes(b"broken")
     with pytest.raises(DataError, match="3 of 40 images cannot be read"):
-        read_splits(open_source(str(root)), spec)
+        read_splits(open_source(str(root)), image_task(spec))
 
 
 def test_fingerprint_changes_with_one_byte(digit_folder: MakeFolder, spec: ImageInput) -> None:
     root = digit_folder(2, 10)
-    before = {name: rows.fingerprint for name, rows in read_splits(open_source(str(root)), spec).items()}
+    before = {name: rows.fingerprint for name, rows in read_splits(open_source(str(root)), image_task(spec)).items()}
     file = root / "class-0" / "000.png"
     file.write_bytes(file.read_bytes() + b"\0")
-    after = {name: rows.fingerprint for name, rows in read_splits(open_source(str(root)), spec).items()}
+    after = {name: rows.fingerprint for name, rows in read_splits(open_source(str(root)), image_task(spec)).items()}
     assert before != after
 
 
@@ -129,15 +129,15 @@ def test_cifar10_on_disk_follows_the_usual_protocol(tmp_path: Path, spec: ImageI
     source = open_source("cifar10")
     assert source.labels[3] == "cat"
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 90, "validation": 10, "test": 20}
-    assert read_splits(source, spec)["test"].images.shape == (20, 32, 32, 3)
+    assert read_splits(source, image_task(spec))["test"].values.shape == (20, 32, 32, 3)
 
 
 def test_cifar10_pixels_keep_their_place(tmp_path: Path, spec: ImageInput) -> None:
     folder = make_cifar10(tmp_path / "elsewhere" / "cifar-10-batches-py")
     with (folder / "test_batch").open("rb") as file:
         pixels = pickle.load(file)[b"data"][0].reshape(3, 32, 32)
-    rows = read_splits(open_source(str(folder)), spec)["test"]
-    assert np.array_equal(rows.images[0], pixels.transpose(1, 2, 0))
+    rows = read_splits(open_source(str(folder)), image_task(spec))["test"]
+    assert np.array_equal(rows.values[0], pixels.transpose(1, 2, 0))
 
 
 def test_cifar10_absent_says_which_archive_goes_where(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_cifar10_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
 def test_grey_alpha_file_in_a_folder_is_read(digit_folder: MakeFolder, spec: ImageInput) -> None:
     root = digit_folder(2, 10)
     (root / "class-0" / "extra.png").write_bytes(encode(np.zeros((9, 9, 2), dtype=np.uint8)))
-    assert sum(len(rows) for rows in read_splits(open_source(str(root)), spec).values()) == 21
+    assert sum(len(rows) for rows in read_splits(open_source(str(root)), image_task(spec)).values()) == 21

@@ -10,7 +10,7 @@ from fmx.contract import ImageInput
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.errors import DataError
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, image_task
 
 
 def make_splits(digit_folder: MakeFolder, root: Path, names: tuple[str, ...]) -> Path:
@@ -67,14 +67,14 @@ def test_split_without_a_middle_class_scores_like_the_whole_one_restricted(
     """ultralytics#13936, timm#211, timm#957: a held-out split that lacks a class folder shifted every later class."""
     root = make_splits(digit_folder, tmp_path / "data", ("train", "val", "test"))
     name = {"val": "validation"}.get(split, split)
-    whole = read_splits(open_source(str(root)), spec)[name]
+    whole = read_splits(open_source(str(root)), image_task(spec))[name]
     shutil.rmtree(root / split / "class-1")
     source = open_source(str(root))
-    part = read_splits(source, spec)[name]
+    part = read_splits(source, image_task(spec))[name]
     kept = whole.labels != 1
     assert source.labels == ("class-0", "class-1", "class-2")
     assert np.array_equal(part.labels, whole.labels[kept])
-    assert np.array_equal(part.images, whole.images[kept])
+    assert np.array_equal(part.values, whole.values[kept])
     assert part.names == tuple(np.array(whole.names)[kept])
 
 

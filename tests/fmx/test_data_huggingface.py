@@ -13,6 +13,7 @@ from fmx.data import open_source
 from fmx.data.digits import open_digits
 from fmx.data.rows import read_splits
 from fmx.errors import DataError
+from tests.conftest import image_task
 
 NAMES = ["zero", "one", "two"]
 
@@ -46,7 +47,7 @@ def test_saved_table_is_opened_with_its_bytes_undecoded(tmp_path: Path, spec: Im
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 18, "validation": 6, "test": 6}
     written = {row["picture"]["bytes"] for row in rows(10)}
     assert {item.read() for items in source.splits.values() for item in items} == written
-    assert read_splits(source, spec)["test"].images.shape == (6, 32, 32, 3)
+    assert read_splits(source, image_task(spec))["test"].values.shape == (6, 32, 32, 3)
 
 
 def test_saved_splits_are_kept_and_others_noted(tmp_path: Path) -> None:

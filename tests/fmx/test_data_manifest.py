@@ -13,7 +13,7 @@ from fmx.contract import ImageInput
 from fmx.data import open_source
 from fmx.data.rows import read_splits
 from fmx.errors import DataError
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, image_task
 
 Rows = list[dict[str, Any]]
 
@@ -47,6 +47,14 @@ def test_csv_of_any_delimiter_is_read(delimiter: str, start: str, rows: Rows, tm
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 18, "validation": 6, "test": 6}
 
 
+def test_manifest_that_a_chinese_spreadsheet_saved_is_read_and_noted(rows: Rows, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("\r\n".join(["path,label", *(f"{row['path']},{row['label'].replace('class', '类别')}" for row in rows)]).encode("gb18030"))
+    source = open_source(str(path))
+    assert source.labels == ("类别 0", "类别 1", "类别 2")
+    assert source.notes == ("rows.csv is not UTF-8; it was read as GB18030.",)
+
+
 def test_quoted_fields_hold_delimiters_and_line_ends(rows: Rows, tmp_path: Path) -> None:
     for row in rows:
         row["label"] = row["label"].replace(" 0", ", or\n0")
@@ -67,7 +75,7 @@ def test_every_format_gives_the_same_rows(ending: str, rows: Rows, tmp_path: Pat
     source = open_source(str(path))
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 18, "validation": 6, "test": 6}
     assert [item.name for item in source.splits["test"][:2]] == ["digits/class-0/008.png", "digits/class-0/009.png"]
-    assert read_splits(source, spec)["train"].images.shape == (18, 32, 32, 3)
+    assert read_splits(source, image_task(spec))["train"].values.shape == (18, 32, 32, 3)
 
 
 def test_split_without_a_middle_class_keeps_the_label_order_timm_957(rows: Rows, tmp_path: Path) -> None:
@@ -160,11 +168,11 @@ def test_group_column_that_is_not_there_is_named(rows: Rows, tmp_path: Path) -> 
 def test_few_missing_files_are_skipped_and_many_stop(rows: Rows, tmp_path: Path, spec: ImageInput) -> None:
     path = write_csv(tmp_path / "rows.csv", rows)
     (tmp_path / rows[3]["path"]).unlink()
-    found = read_splits(open_source(str(path)), spec)
+    found = read_splits(open_source(str(path)), image_task(spec))
     assert [fault for one in found.values() for fault in one.skipped] == [(rows[3]["path"], "it cannot be read (No such file or directory)")]
     (tmp_path / rows[4]["path"]).unlink()
     with pytest.raises(DataError, match=r"2 of 30 images cannot be read .*003\.png"):
-        read_splits(open_source(str(path)), spec)
+        read_splits(open_source(str(path)), image_task(spec))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +200,6 @@ def test_images_inside_parquet_are_not_read_for_their_labels(rows: Rows, tmp_pat
 
 
 def test_same_files_as_a_folder_give_the_same_pixels(rows: Rows, tmp_path: Path, spec: ImageInput) -> None:
-    listed = read_splits(open_source(str(write_csv(tmp_path / "rows.csv", rows))), spec)
-    folder = read_splits(open_source(str(tmp_path / "digits")), spec)
-    assert all(np.array_equal(listed[split].images, folder[split].images) for split in folder)
+    listed = read_splits(open_source(str(write_csv(tmp_path / "rows.csv", rows))), image_task(spec))
+    folder = read_splits(open_source(str(tmp_path / "digits")), image_task(spec))
+    assert all(np.array_equal(listed[split].values, folder[split].values) for split in folder)

@@ -14,19 +14,19 @@ from fmx.contract import ImageInput
 from fmx.data import open_source, rows
 from fmx.data.rows import read_splits
 from fmx.errors import SurroundingsError
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, image_task
 
 
 def test_rows_on_disk_equal_rows_in_memory(digit_folder: MakeFolder, spec: ImageInput, monkeypatch: pytest.MonkeyPatch) -> None:
     root = digit_folder(3, 30)
     (root / "class-1" / "004.png").write_bytes(b"broken")
-    in_memory = read_splits(open_source(str(root)), spec)
+    in_memory = read_splits(open_source(str(root)), image_task(spec))
     monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 1)
-    on_disk = read_splits(open_source(str(root)), spec)
+    on_disk = read_splits(open_source(str(root)), image_task(spec))
     assert sum(len(found) for found in on_disk.values()) == 89
     for split, found in on_disk.items():
-        assert isinstance(found.images, np.memmap)
-        assert np.array_equal(found.images, in_memory[split].images)
+        assert isinstance(found.values, np.memmap)
+        assert np.array_equal(found.values, in_memory[split].values)
         assert found.fingerprint == in_memory[split].fingerprint
         assert found.names == in_memory[split].names
 
@@ -38,11 +38,11 @@ def test_unreadable_file_does_not_copy_rows_on_disk_into_memory(digit_folder: Ma
     (root.parent / source.splits["train"][0].name).write_bytes(b"broken")
     monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 1)
     tracemalloc.start()
-    found = read_splits(source, large)
+    found = read_splits(source, image_task(large))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found["train"]) == len(source.splits["train"]) - 1
-    assert peak < found["train"].images.nbytes / 2
+    assert peak < found["train"].values.nbytes / 2
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_full_disk_is_an_error_not_a_killed_process(
     monkeypatch.setattr(rows, "IN_MEMORY_BYTES", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     with pytest.raises(SurroundingsError, match="which is not free") as caught:
-        read_splits(source, spec)
+        read_splits(source, image_task(spec))
     assert "TMPDIR" in caught.value.hint
     assert not list(small_disk.iterdir())
 
@@ -73,7 +73,7 @@ def test_digests_are_of_the_files_and_keep_to_the_rows_that_were_read(digit_fold
     (root / "class-1" / "004.png").write_bytes(b"broken")
     source = open_source(str(root))
     contents = {item.name: item.read() for items in source.splits.values() for item in items}
-    for found in read_splits(source, spec).values():
+    for found in read_splits(source, image_task(spec)).values():
         assert found.digests == tuple(hashlib.sha256(contents[name]).digest() for name in found.names)
         parts = [hashlib.sha256(contents[n] + int(label).to_bytes(8, "little")).digest() for n, label in zip(found.names, found.labels, strict=True)]
         assert found.fingerprint.sha256 == hashlib.sha256(b"".join(parts)).hexdigest()
@@ -85,7 +85,7 @@ def test_truncated_file_is_named_before_training_pytorch_7238(digit_folder: Make
     file = root / "class-2" / "007.png"
     file.write_bytes(file.read_bytes()[:-30])
     source = open_source(str(root))
-    found = read_splits(source, spec)
+    found = read_splits(source, image_task(spec))
     skipped = [fault for one in found.values() for fault in one.skipped]
     listed = sum(len(items) for items in source.splits.values())
     assert [name for name, _ in skipped] == ["digits/class-2/007.png"]

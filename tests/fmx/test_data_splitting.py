@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fmx.data import open_source
+from fmx.data.parallel import in_threads
 from fmx.data.source import Item, Source, sort_labels, split_items
 from fmx.data.splitting import deal, find_clusters
 from fmx.errors import DataError, UsageError
@@ -160,3 +161,10 @@ def test_data_without_groups_refuse_to_be_grouped() -> None:
 def test_labels_that_are_numbers_are_in_order_of_number() -> None:
     assert sort_labels(["10", "9", "1", "9"]) == ("1", "9", "10")
     assert sort_labels(["10", "9", "b"]) == ("10", "9", "b")
+
+
+@pytest.mark.parametrize("count", [0, 1, 9_999, 10_000, 25_003])
+def test_threads_call_every_index_once(count: int) -> None:
+    called: list[int] = []
+    in_threads(called.append, count, "counting")
+    assert sorted(called) == list(range(count))

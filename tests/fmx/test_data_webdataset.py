@@ -14,6 +14,7 @@ from fmx.data import open_source
 from fmx.data.digits import open_digits
 from fmx.data.rows import read_splits
 from fmx.errors import DataError
+from tests.conftest import image_task
 
 Members = list[tuple[str, bytes]]
 
@@ -48,7 +49,7 @@ def test_shard_is_read_whatever_holds_the_label(style: str, labels: tuple[str, .
     source = open_source(str(write_tar(tmp_path / "digits.tar", members(style=style))))
     assert source.labels == labels
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 18, "validation": 6, "test": 6}
-    rows = read_splits(source, spec)["train"]
+    rows = read_splits(source, image_task(spec))["train"]
     assert rows.names[0].startswith("digits.tar/0/")
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from fmx.decoded import Decoded
 from fmx.errors import InputError
-from fmx.tasks.decoded import Decoded
 from serve.batcher import Lanes, MicroBatcher, Pending
 from serve.errors import DeadlineError, NotReadyError
 
@@ -28,7 +28,8 @@ def soon() -> float:
 def decode(data: bytes) -> Decoded:
     if data == b"bad":
         raise InputError("no image")
-    return Decoded(row(int(data)), {"size": 3.0})
+    value, _, bucket = data.partition(b"@")
+    return Decoded(row(int(value)), {"size": 3.0}, int(bucket or 0))
 
 
 def values(pending: Pending) -> list[int]:
@@ -40,6 +41,8 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.ran: list[list[int]] = []
+        """The values of each batch."""
         self.at_once, self.most_at_once = 0, 0
         self.let_go = threading.Event()
         self.let_go.set()
@@ -50,6 +53,7 @@ class Model:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         with self._lock:
             self.batches.append(len(rows))
+            self.ran.append(rows[:, 0, 0, 0].tolist())
             self.at_once += 1
             self.most_at_once = max(self.at_once, self.most_at_once)
         try:
@@ -73,7 +77,7 @@ def start(model: Model) -> Iterator[Start]:
     made = []
 
     def begin(slots: int = 1, threads: int = 1, batch_rows: int = 4, decode_rows: int = 4, alone: Model | None = None) -> MicroBatcher:
-        made.append(MicroBatcher(Lanes(model, slots, alone, threads, batch_rows, decode_rows, 0.001), decode, SHAPE))
+        made.append(MicroBatcher(Lanes(model, slots, alone, threads, batch_rows, decode_rows, 0.001), decode, SHAPE, np.dtype(np.uint8)))
         return made[-1]
 
     yield begin
@@ -118,6 +122,67 @@ def test_idle_batcher_runs_one_row_alone_and_waiting_rows_run_together(model: Mo
     model.let_go.set()
     assert [values(pending) for pending in asked] == [[value] for value in range(6)]
     assert model.batches[-2:] == [4, 2]
+
+
+def bucketed(value: int, bucket: int) -> bytes:
+    return b"%d@%d" % (value, bucket)
+
+
+def test_rows_of_different_buckets_never_run_together_and_the_oldest_goes_first(model: Model, start: Start) -> None:
+    batcher = start(decode_rows=16)
+    occupy(model, batcher)
+    buckets = [3, 7, 3, 7, 7, 5, 3, 3, 3, 7]
+    asked = [batcher.submit([bucketed(value, bucket)], soon()) for value, bucket in enumerate(buckets, start=1)]
+    model.let_go.set()
+    assert [values(pending) for pending in asked] == [[value] for value in range(1, 11)]
+    assert model.ran[1:] == [[1, 3, 7, 8], [2, 4, 5, 10], [6], [9]]
+
+
+def test_rows_of_one_request_in_several_buckets_are_answered_in_order(model: Model, start: Start) -> None:
+    batcher = start(decode_rows=16)
+    occupy(model, batcher)
+    asked = batcher.submit([bucketed(1, 9), bucketed(2, 1), row(3), bucketed(4, 9), bucketed(5, 1), row(6)], soon())
+    model.let_go.set()
+    assert values(asked) == [1, 2, 3, 4, 5, 6]
+    assert model.ran[1:] == [[1, 4], [2, 5], [3, 6]]
+
+
+def test_bucket_of_which_there_are_few_does_not_starve(model: Model, start: Start) -> None:
+    """Its row is answered as soon as all that came before it are, however many come behind."""
+    batcher = start(batch_rows=2, decode_rows=2)
+    occupy(model, batcher)
+    before = [batcher.submit([bucketed(value, 1)], soon()) for value in (1, 2, 3)]
+    rare = batcher.submit([bucketed(99, 8)], soon())
+    behind = [batcher.submit([bucketed(value, 1)], soon()) for value in range(10, 40)]
+    model.let_go.set()
+    assert values(rare) == [99]
+    for pending in (*before, *behind):
+        pending.future.result(10)
+    place = next(number for number, batch in enumerate(model.ran) if 99 in batch)
+    assert model.ran[place] == [99]
+    assert sum(len(batch) for batch in model.ran[1:place]) <= 4  # three before it, and one that fills a batch up
+
+
+@pytest.mark.parametrize(("slots", "threads", "batch_rows", "decode_rows"), [(1, 1, 4, 4), (2, 3, 8, 8), (4, 5, 4, 1), (2, 2, 1, 4)])
+def test_buckets_are_kept_apart_by_many_threads(start: Start, model: Model, slots: int, threads: int, batch_rows: int, decode_rows: int) -> None:
+    batcher = start(slots, threads, batch_rows, decode_rows)
+
+    def ask(value: int) -> list[int]:
+        return values(batcher.submit([bucketed(value, value % 5), bucketed(255 - value, (255 - value) % 5)], soon()))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(250))) == [[value, 255 - value] for value in range(250)]
+    assert all(len({value % 5 for value in batch}) == 1 for batch in model.ran)
+    assert sum(map(len, model.ran)) == 500
+
+
+def test_rows_that_wait_in_another_bucket_are_run_by_an_idle_slot(model: Model, start: Start) -> None:
+    batcher = start(slots=2, threads=3, decode_rows=8)
+    occupy(model, batcher, times=2)
+    asked = [batcher.submit([bucketed(value, value)], soon()) for value in (1, 2, 3, 4)]
+    model.let_go.set()
+    assert [values(pending) for pending in asked] == [[1], [2], [3], [4]]
+    assert sorted(model.ran[2:]) == [[1], [2], [3], [4]]
 
 
 def test_lone_row_takes_every_slot_and_rows_in_company_one_each(model: Model, start: Start) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from starlette.types import Message
 
+from fmx.contract import ImageInput
 from fmx.data import open_source
 from fmx.package import Package
 from serve.access.keys import create_key
@@ -110,7 +111,9 @@ class Generator:
         self._key = key
         self._model = f"/v2/models/{package.name}"
         self._version = f"{self._model}/versions/{package.manifest.version}"
-        self._row = [package.manifest.contract.input.height, package.manifest.contract.input.width, 3]
+        spec = package.manifest.contract.input
+        assert isinstance(spec, ImageInput)
+        self._row = [spec.height, spec.width, 3]
         self._images = [item.read() for item in open_source("digits").splits["test"][:20]]
 
     def request(self) -> Request:
@@ -346,7 +349,7 @@ def service(light_package: Package, tmp_path: Path, key: str, monkeypatch: pytes
         "FMX_KEYS_FILE": str(tmp_path / "keys.json"),
         "FMX_PACKAGE": str(light_package.folder),
         "FMX_MAX_BODY_BYTES": "100000",
-        "FMX_MAX_IMAGES": "3",
+        "FMX_MAX_INPUTS": "3",
         "FMX_CORS_ORIGINS": "https://shop.example",
         "FMX_AUDIT_FILE": str(tmp_path / "audit.jsonl"),
         "FMX_ACCESS_LOG": "off",

@@ -32,9 +32,9 @@ def test_misspelt_setting_is_refused_and_a_clusters_variable_is_not(monkeypatch:
 
 def test_request_that_could_never_be_taken_is_refused_as_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMX_QUEUE_ROWS", "8")
-    with pytest.raises(UsageError, match="FMX_MAX_IMAGES"):
+    with pytest.raises(UsageError, match="FMX_MAX_INPUTS"):
         load_settings()
-    monkeypatch.setenv("FMX_MAX_IMAGES", "8")
+    monkeypatch.setenv("FMX_MAX_INPUTS", "8")
     assert load_settings().queue_rows == 8
 
 

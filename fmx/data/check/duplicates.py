@@ -1,4 +1,4 @@
-"""Copies among images: the same bytes, and nearly the same picture (re-encoded, resized), without comparing each with each."""
+"""Copies among rows: the same bytes, and nearly the same picture (re-encoded, resized), without comparing each with each."""
 
 from __future__ import annotations
 
@@ -29,21 +29,27 @@ _BITS_OF = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=n
 
 @dataclass(frozen=True)
 class Table:
-    """The images that are looked through, by position."""
+    """The images or texts that are looked through, by position."""
 
     names: Sequence[str]
     splits: Sequence[str]
     labels: Sequence[str]
     digests: Sequence[bytes]
     """SHA-256 of the bytes; empty for files that could not be opened"""
+    noun: str = "image"
+    """What the rows are"""
 
     def describe(self, index: int) -> str:
-        """Name an image with its split, where the name does not say it, and its label."""
+        """Name a row with its split, where the name does not say it, and its label."""
         return f"{self.names[index]} ({self.splits[index]}, {self.labels[index]})"
+
+    def describe_pair(self, one: int, other: int) -> str:
+        """Name two rows."""
+        return f"{self.describe(one)} and {self.describe(other)}"
 
 
 def exact_findings(table: Table, *, within: bool = True) -> tuple[Finding, ...]:
-    """Report images with the same bytes: in two splits, under two labels, and (with `within`) inside one split and label."""
+    """Report rows with the same bytes: in two splits, under two labels, and (with `within`) inside one split and label."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(table.digests):
         if digest:
@@ -54,12 +60,12 @@ def exact_findings(table: Table, *, within: bool = True) -> tuple[Finding, ...]:
             continue
         across_splits, across_labels = _two(table.splits, copies), _two(table.labels, copies)
         if across_splits:
-            found["copies-across-splits"].append(_pair(table, *across_splits))
+            found["copies-across-splits"].append(table.describe_pair(*across_splits))
         if across_labels:
-            found["copies-across-labels"].append(_pair(table, *across_labels))
+            found["copies-across-labels"].append(table.describe_pair(*across_labels))
         if within and not across_splits and not across_labels:
-            found["copies"].append(_pair(table, *copies[:2]))
-    return tuple(one for kind, names in found.items() for one in finding(kind, names))
+            found["copies"].append(table.describe_pair(copies[0], copies[1]))
+    return tuple(one for kind, names in found.items() for one in finding(kind, names, noun=table.noun))
 
 
 def near_findings(table: Table, pairs: np.ndarray, severity: Severity | None = None, *, within: bool = True) -> tuple[Finding, ...]:
@@ -77,11 +83,11 @@ def near_findings(table: Table, pairs: np.ndarray, severity: Severity | None = N
             continue
         across_splits, across_labels = table.splits[one] != table.splits[other], table.labels[one] != table.labels[other]
         if across_splits:
-            found["near-copies-across-splits"].append(_pair(table, one, other))
+            found["near-copies-across-splits"].append(table.describe_pair(one, other))
         if across_labels and (within or across_splits):
-            found["near-copies-across-labels"].append(_pair(table, one, other))
+            found["near-copies-across-labels"].append(table.describe_pair(one, other))
         if within and not across_splits and not across_labels:
-            found["near-copies"].append(_pair(table, one, other))
+            found["near-copies"].append(table.describe_pair(one, other))
     return tuple(one for kind, names in found.items() for one in finding(kind, names, severity))
 
 
@@ -154,7 +160,3 @@ def _two(values: Sequence[str], copies: list[int]) -> tuple[int, int] | None:
     """Return two of the copies that differ in a value, if there are."""
     other = next((index for index in copies if values[index] != values[copies[0]]), None)
     return None if other is None else (copies[0], other)
-
-
-def _pair(table: Table, one: int, other: int) -> str:
-    return f"{table.describe(one)} and {table.describe(other)}"

@@ -1,4 +1,4 @@
-"""The kinds of finding, how grave each is, and what to do about it: one table."""
+"""The kinds of finding, how grave each is, and what to do about it: one table for images, one for texts."""
 
 from __future__ import annotations
 
@@ -51,8 +51,45 @@ KINDS: dict[str, Kind] = {
 }
 """From the gravest to the least, which is the order of a report."""
 
+_PERSONAL = "Take them out, or train with the consent of those they are of; a model may give them away."
 
-_ONE = {"rows": "row", "images": "image", "pairs": "pair", "files": "file", "classes": "class"}
+TEXT_KINDS: dict[str, Kind] = {
+    "unknown-class": KINDS["unknown-class"],
+    "copies-across-splits": Kind("error", "texts in two splits, byte for byte", "Keep each in one split; what is measured on the other is memory."),
+    "near-copies-across-splits": Kind(
+        "error",
+        "texts in two splits that differ only in case, width, spaces, invisible characters or final punctuation",
+        "Keep each pair in one split (--group-by), or drop one.",
+    ),
+    "copies-across-labels": Kind("error", "texts under two labels, byte for byte", "Decide on one label."),
+    "many-unreadable": Kind("error", "texts that cannot be used, more than training accepts", "Repair or remove them."),
+    "unreadable": Kind("warning", "texts that cannot be read and will be skipped", "Repair or remove them."),
+    "invisible": Kind("warning", "texts that hold only white space, control or invisible characters", "Remove them; they teach nothing."),
+    "near-copies-across-labels": Kind(
+        "warning",
+        "texts under two labels that differ only in case, width, spaces, invisible characters or final punctuation",
+        "Look whether both labels are right.",
+    ),
+    "copies": Kind("warning", "texts more than once, byte for byte", "Remove the copies; each counts as a row."),
+    "missing-class": KINDS["missing-class"],
+    "imbalance": KINDS["imbalance"],
+    "script-shift": Kind(
+        "warning",
+        "splits whose scripts differ from those of the training split by more than 20 points",
+        "Deal the splits anew, so that what is measured is what is learnt.",
+    ),
+    "long": Kind("warning", "texts longer than --max-length, which training cuts at the end", "Raise --max-length, or put first what matters."),
+    "email": Kind("warning", "texts with an e-mail address", _PERSONAL),
+    "phone": Kind("warning", "texts with a phone number", _PERSONAL),
+    "identity-card": Kind("warning", "texts with the number of an identity card", _PERSONAL),
+    "payment-card": Kind("warning", "texts with the number of a payment card", _PERSONAL),
+}
+"""The same for texts; where an image's fault has a counterpart, it has the same name."""
+
+KINDS_OF: dict[str, dict[str, Kind]] = {"image": KINDS, "text": TEXT_KINDS}
+"""By the noun of the rows."""
+
+_ONE = {"rows": "row", "images": "image", "texts": "text", "pairs": "pair", "files": "file", "classes": "class", "splits": "split"}
 
 
 @dataclass(frozen=True)
@@ -64,31 +101,37 @@ class Finding:
     count: int
     examples: tuple[str, ...]
     """Names of the first few, with what is particular about each"""
+    noun: str = "image"
+    """What the rows are"""
 
     @property
     def message(self) -> str:
         """Say what was found, in one line."""
-        noun, _, rest = KINDS[self.kind].what.partition(" ")
+        noun, _, rest = self._kind.what.partition(" ")
         return f"{self.count:,} {_ONE[noun] if self.count == 1 else noun} {rest}"
 
     @property
     def advice(self) -> str:
         """Say what to do about it."""
-        return KINDS[self.kind].advice
+        return self._kind.advice
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS_OF[self.noun][self.kind]
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding for a program."""
-        return {**asdict(self), "message": self.message, "advice": self.advice}
+        facts = {name: value for name, value in asdict(self).items() if name != "noun"}
+        return {**facts, "message": self.message, "advice": self.advice}
 
 
-def finding(kind: str, found: Sequence[str], severity: Severity | None = None) -> tuple[Finding, ...]:
+def finding(kind: str, found: Sequence[str], severity: Severity | None = None, noun: str = "image") -> tuple[Finding, ...]:
     """Make a finding of the names that it concerns; of none, none."""
     if not found:
         return ()
-    return (Finding(kind, severity or KINDS[kind].severity, len(found), tuple(found[:EXAMPLES])),)
+    return (Finding(kind, severity or KINDS_OF[noun][kind].severity, len(found), tuple(found[:EXAMPLES]), noun),)
 
 
 def worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Sort findings by severity, then by the order of the table."""
-    order = list(KINDS)
-    return tuple(sorted(findings, key=lambda found: (SEVERITIES.index(found.severity), order.index(found.kind))))
+    """Sort findings by severity, then by the order of their table."""
+    return tuple(sorted(findings, key=lambda found: (SEVERITIES.index(found.severity), list(KINDS_OF[found.noun]).index(found.kind))))

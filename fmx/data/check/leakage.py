@@ -8,15 +8,16 @@ import numpy as np
 
 from fmx.data.check.duplicates import Table, exact_findings, near_findings, near_pairs
 from fmx.data.check.findings import Finding, worst_first
+from fmx.data.check.text_duplicates import normalised_digest, normalised_findings
 from fmx.data.check.thumbnails import row_thumbnails
 from fmx.data.rows import Rows
 
 
 def find_leakage(splits: dict[str, Rows]) -> tuple[Finding, ...]:
-    """Find what would make a measured accuracy wrong: the same file in two splits or under two labels, and look-alikes across splits.
+    """Find what would make a measured accuracy wrong: the same input in two splits or under two labels, and those that are nearly the same.
 
-    Copies byte for byte are errors. Look-alikes are warnings here: rows are cropped and small, so they say less than the files that
-    `fmx data check` reads.
+    Copies byte for byte are errors. Nearly the same is a warning here: rows of images are cropped and small, so they say less than the files
+    that `fmx data check` reads; and of texts that differ in case or punctuation some are meant.
 
     Args:
         splits: decoded rows by split, such as `read_splits` gives.
@@ -24,12 +25,25 @@ def find_leakage(splits: dict[str, Rows]) -> tuple[Finding, ...]:
     Returns:
         the findings, worst first.
     """
+    is_text = any(rows.values.ndim != 4 for rows in splits.values())
     table = Table(
         names=list(itertools.chain.from_iterable(rows.names for rows in splits.values())),
         splits=[split for split, rows in splits.items() for _ in range(len(rows))],
         labels=[f"class {label}" for rows in splits.values() for label in rows.labels.tolist()],
         digests=[digest for rows in splits.values() for digest in rows.digests or (b"",) * len(rows)],
+        noun="text" if is_text else "image",
     )
-    thumbnails = np.concatenate([row_thumbnails(rows.images) for rows in splits.values()])
-    near = near_findings(table, near_pairs(thumbnails), "warning", within=False)
+    near = _near_texts(table, splits) if is_text else _near_images(table, splits)
     return worst_first([*exact_findings(table, within=False), *near])
+
+
+def _near_images(table: Table, splits: dict[str, Rows]) -> tuple[Finding, ...]:
+    thumbnails = np.concatenate([row_thumbnails(rows.values) for rows in splits.values()])
+    return near_findings(table, near_pairs(thumbnails), "warning", within=False)
+
+
+def _near_texts(table: Table, splits: dict[str, Rows]) -> tuple[Finding, ...]:
+    items = [item for rows in splits.values() for item in rows.items]
+    if len(items) != len(table.names):  # rows that were made without their texts
+        return ()
+    return normalised_findings(table, [normalised_digest(item.read().decode()) for item in items], "warning")

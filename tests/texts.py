@@ -1,0 +1,66 @@
+"""Small labelled texts, and a text model of random weights that trains and exports in seconds."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+CLASSES = ("delivery", "payment", "praise")
+_WORDS = {
+    "delivery": ("parcel", "courier", "late", "tracking", "包裹", "快递", "太慢"),
+    "payment": ("refund", "card", "charged", "invoice", "退款", "付款", "发票"),
+    "praise": ("great", "lovely", "thanks", "perfect", "很好", "喜欢", "谢谢"),
+}
+_COMMON = ("the", "my", "is", "was", "a", "so", "very", "today", "please", "我", "的", "今天", "请")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def make_texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Make (text, label) in turn of the classes, half of them in Chinese: words of the class among common ones."""
+    chooser = random.Random(seed)
+    made = []
+    for number in range(count):
+        label, is_chinese = CLASSES[number % len(CLASSES)], number // len(CLASSES) % 2 == 1
+        own, common = ([word for word in words if word.isascii() != is_chinese] for words in (_WORDS[label], _COMMON))
+        words = chooser.choices(own, k=chooser.randint(2, 3)) + chooser.choices(common, k=chooser.randint(2, 4))
+        chooser.shuffle(words)
+        made.append((f"{'' if is_chinese else ' '}".join(words) + f" {number}", label))
+    return made
+
+
+def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+def write_encoder(folder: Path) -> Path:
+    """Save a BERT of 2 layers with seeded random weights, and a WordPiece tokenizer that knows the words of `make_texts`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    texts = [text for text, _ in make_texts(60)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 [](){}<>.,;:!?'\"-_/@# é ü ñ"] * 3
+    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(SPECIAL), show_progress=False))
+    around = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around)
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)  # type: ignore[no-untyped-call]
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.token_to_id("[PAD]"),
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
