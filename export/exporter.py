@@ -52,7 +52,7 @@ def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = 
         raise ExportError(f"torch.onnx cannot export this model: {first_line(error)}", hint="fmx --debug export shows where.") from error
     model = onnx.load_from_string(raw)
     _check_opset(model, opset)
-    _check_batch_axis(model)
+    _check_axes(model, len(axes))
     return strip_metadata(model)
 
 
@@ -125,7 +125,12 @@ def _check_opset(model: onnx.ModelProto, asked: int) -> None:
         raise ExportError(f"Opset {asked} was asked for and torch.onnx wrote {written}.", hint=f"Use --opset {written}.")
 
 
-def _check_batch_axis(model: onnx.ModelProto) -> None:
+def _check_axes(model: onnx.ModelProto, dynamic: int) -> None:
+    given = model.graph.input[0]
+    if dynamic > 1 and not given.type.tensor_type.shape.dim[1].dim_param:
+        raise ExportError(
+            f"The axis of the tokens of {given.name} is not dynamic in the exported graph.", hint="This model cannot be exported by fmx."
+        )
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.shape.dim[0].dim_param != BATCH:
             raise ExportError(f"The batch axis of {value.name} is not dynamic in the exported graph.", hint="This model cannot be batched by fmx.")

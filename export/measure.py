@@ -20,6 +20,7 @@ from fmx.host import usable_cpus
 from fmx.predictor import Predictor
 from fmx.progress import progress
 from fmx.statistics import accuracy_of, paired_drop, softmax
+from fmx.tasks import Task
 from fmx.timing import ROUNDS, interleaved
 
 PARITY_BATCHES = (1, 2, 7)
@@ -57,8 +58,9 @@ def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> 
         ExportError: a probability differs by more than `PARITY_LIMIT`.
     """
     network.eval()
-    for size in PARITY_BATCHES:
-        rows = np.resize(images, (size, *images.shape[1:]))
+    whole = predictor.task.example(whole=True)
+    for size in (*PARITY_BATCHES, *([0] if whole.ndim == 2 else [])):  # 0: a text as long as the window, beside a short one
+        rows = np.resize(images, (size, *images.shape[1:])) if size else np.concatenate([whole, images[:1]])
         with torch.inference_mode():
             expected = softmax(network(torch.from_numpy(rows)).numpy())
         try:
@@ -124,9 +126,14 @@ def company_differences(predictor: Predictor, images: np.ndarray) -> dict[int, f
     return {size: float(np.abs(predictor.run(rows[:size]) - alone[:size]).max()) for size in PARITY_BATCHES[1:]}
 
 
+def timed_rows(task: Task, images: np.ndarray, batch: int) -> np.ndarray:
+    """Give a batch to time: real images, repeated to fill it; of texts rows of half the window, for the time is that of the length."""
+    return np.repeat(task.example(), batch, axis=0) if images.ndim == 2 else np.resize(images, (batch, *images.shape[1:]))
+
+
 def quick_speed_up(reference: Predictor, other: Predictor, images: np.ndarray, batch: int) -> float:
     """Say how many times as fast as a reference another graph is at a batch, from a few interleaved rounds; for a search, not for a manifest."""
-    rows = np.resize(images, (batch, *images.shape[1:]))
+    rows = timed_rows(reference.task, images, batch)
     times = interleaved({"reference": lambda: reference.run(rows), "other": lambda: other.run(rows)}, QUICK_ROUNDS)
     return round(float(np.median(times["reference"]) / np.median(times["other"])), 3)
 
@@ -148,7 +155,7 @@ def measure_latency(
     measured: dict[str, list[Latency]] = {name: [] for name in predictors}
     with progress("timing", ROUNDS * len(batches), "rounds") as advance:
         for batch in batches:
-            rows = np.resize(images, (batch, *images.shape[1:]))
+            rows = timed_rows(predictors[reference].task, images, batch)
             times = interleaved({name: partial(predictor.run, rows) for name, predictor in predictors.items()}, ROUNDS, advance)
             base = float(np.median(times[reference]))
             for name, seconds in times.items():
@@ -160,6 +167,7 @@ def measure_latency(
                         median_ms=round(1e3 * median, 4),
                         minimum_ms=round(1e3 * min(seconds), 4),
                         speed_up=round(base / median, 3),
+                        tokens=int((rows[0] != rows[0, -1]).sum()) if rows.ndim == 2 else None,
                     )
                 )
     return {name: tuple(latencies) for name, latencies in measured.items()}

@@ -161,11 +161,17 @@ def _origin(run: Run) -> dict[str, Any]:
         "seed": info.settings["seed"],
         "split_seed": split_seed_of(info.settings),
         "temperature": info.temperature,
-        **({"data": info.settings["data"], "group_by": info.settings["group_by"]} if info.settings.get("group_by") else {}),
+        **_choices_of_data(info.settings),
         "weights_sha256": info.weights_sha256,
         "accuracy": info.accuracy.model_dump(),
         "created": info.created,
     }
+
+
+def _choices_of_data(settings: dict[str, Any]) -> dict[str, Any]:
+    """Give what of the data was chosen, with their name, so that an evaluation on the same data chooses it too."""
+    chosen = {key: settings[key] for key in ("group_by", "text_column", "label_column") if settings.get(key)}
+    return {"data": settings["data"], **chosen} if chosen else {}
 
 
 def _write_reports(folder: Path, fields: dict[str, Any], candidates: list[Candidate], settings: ExportSettings) -> None:

@@ -40,7 +40,13 @@ class Subject:
 
 def key_of_run(run: Run) -> Key:
     """Give the key of a run's network with its temperature."""
-    return key_of("network", weights=run.info.weights_sha256, temperature=run.info.temperature, input=run.info.input.model_dump(mode="json"))
+    return key_of(
+        "network",
+        weights=run.info.weights_sha256,
+        temperature=run.info.temperature,
+        input=run.info.input.model_dump(mode="json"),
+        files=run.info.files,
+    )
 
 
 def key_of_answers(run: Run, split: str) -> Key:

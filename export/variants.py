@@ -217,6 +217,7 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
         return kept | _ranges_of_layers(prepared, trained)
 
     calibration = subject.rows["train"].values[bench.calibration_rows()]
+    calibration = calibration[subject.task.order(calibration)]  # of texts, so that chunks hold little padding
     problem = Problem(
         prepared,
         start,

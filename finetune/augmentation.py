@@ -1,4 +1,7 @@
-"""Random changes of training rows. `light` is one affine sample on the device for a whole batch; the others are torchvision's, row by row."""
+"""Random changes of training rows. `light` is one affine sample on the device for a whole batch; the others are torchvision's, row by row.
+
+Texts lose tokens at random (word dropout, Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods for Text Classification").
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from fmx.contract import TextInput
+from fmx.errors import UsageError
 
 SCALE = 0.1
 """Each image is scaled by up to this share, up or down."""
@@ -34,6 +40,31 @@ def augmentation(kind: str, *, may_flip: bool) -> Augment:
 
         return light
     return _by_rows(_policy(kind, may_flip))
+
+
+def token_dropout(spec: TextInput, share: float) -> Augment:
+    """Return the augmentation of texts: each token but the first and the last becomes the unknown one with this probability.
+
+    Args:
+        spec: of the rows, int32 [n, max_length].
+        share: 0 changes nothing.
+
+    Raises:
+        UsageError: the tokenizer has no token for what is unknown.
+    """
+    if share and spec.unknown_id is None:
+        raise UsageError("This model's tokenizer has no token for what is unknown, so --token-dropout has nothing to put in.", hint="Leave it out.")
+
+    def drop(rows: Tensor, prepare: Normalise, device: torch.device, generator: torch.Generator) -> Tensor:
+        if share and spec.unknown_id is not None:
+            is_inside = rows != spec.pad_id
+            last = is_inside.sum(dim=1, keepdim=True) - 1
+            places = torch.arange(rows.shape[1])
+            is_inside = (places > 0) & (places < last)
+            rows = torch.where(is_inside & (torch.rand(rows.shape, generator=generator) < share), spec.unknown_id, rows)
+        return prepare(rows.to(device, non_blocking=True))
+
+    return drop
 
 
 def _policy(kind: str, may_flip: bool) -> Callable[[Tensor], Tensor]:

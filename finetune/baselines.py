@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,12 @@ MOST_ROWS = 50_000
 """Training rows of the logistic regression, evenly spread, at most."""
 
 
+def require_baselines() -> None:
+    """Check before a training that its baselines can be had after it. Raises: `SurroundingsError`: scikit-learn is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise missing_extra("text", "The baseline of a text model")
+
+
 def text_baselines(rows: dict[str, Rows]) -> dict[str, Interval]:
     """Measure both on the test rows: accuracies, by `majority` and `tfidf`.
 
@@ -26,9 +33,6 @@ def text_baselines(rows: dict[str, Rows]) -> dict[str, Interval]:
 
     Args:
         rows: of texts, every split.
-
-    Raises:
-        SurroundingsError: scikit-learn is not installed.
     """
     train, test = rows["train"], rows["test"]
     most = int(np.bincount(train.labels).argmax())
@@ -53,14 +57,12 @@ def compare_with_baselines(rows: dict[str, Rows], reached: float, say: Callable[
 
 
 def _tfidf(train: Rows, validation: Rows, test: Rows) -> Interval:
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_union
-    except ImportError as error:
-        raise missing_extra("text", "The baseline of a text model") from error
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=200_000)
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True, max_features=200_000)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=200_000)
     union = make_union(words, characters)
     chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_ROWS)).astype(int))

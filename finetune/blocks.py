@@ -39,10 +39,16 @@ def _walk(module: nn.Module, total: int) -> Iterator[nn.Module]:
     for child in module.children():
         own = sum(parameter.numel() for parameter in child.parameters())
         has_children = any(True for _ in child.children())
-        if has_children and (_is_container(child) or own > _HOLDER_SHARE * total):
+        if has_children and (_is_container(child) or own > _HOLDER_SHARE * total or _holds_blocks(child)):
             yield from _walk(child, total)
         else:
             yield child
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether a module is a stack of blocks under another name, such as a BERT's encoder, which may have less than half of all weights."""
+    lists = [child for child in module.children() if isinstance(child, nn.ModuleList)]
+    return any(len(blocks) > 1 and all(any(True for _ in block.children()) for block in blocks) for blocks in lists)
 
 
 def _is_container(module: nn.Module) -> bool:

@@ -20,10 +20,11 @@ from finetune.evaluation import eager_accuracy
 from finetune.measurement import measure_network
 from finetune.network import Network, restore_network
 from finetune.run_writer import write_run
-from finetune.settings import TrainSettings
+from finetune.settings import TrainSettings, check_settings
+from finetune.text_models import files_of
 from finetune.workplace import kept_if_resumable, reserve
 from fmx import storage
-from fmx.contract import ImageInput, Member
+from fmx.contract import ImageInput, Member, TextInput
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import BudgetError, DataError, UsageError
@@ -52,7 +53,7 @@ def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None
         BudgetError: no average is better on validation than the best run; nothing is written.
     """
     members = _open_members(given, device, say)
-    models = {(run.info.model, run.info.input.model_dump_json()) for run in members.runs}
+    models = {(run.info.model, run.info.input.model_dump_json(), *sorted(run.info.files.items())) for run in members.runs}
     if len(models) > 1 or members.runs[0].info.members:
         raise UsageError("A soup averages weights, so its runs must have one model and one size.", hint="fmx ensemble takes different ones.")
     if any(run.info.structure != members.runs[0].info.structure for run in members.runs):
@@ -144,7 +145,7 @@ def _write(network: Network, kept: list[Run], members: Members, out: Path | None
     first = kept[0].info
     names = ", ".join(run.info.name for run in kept)
     known = {key: value for key, value in first.settings.items() if key in TrainSettings.model_fields}
-    settings = TrainSettings(**{**known, "name": None, "adversarial": "none"})
+    settings = check_settings({**known, "name": None, "adversarial": "none"})
     folder = reserve(out or storage.home() / "runs", f"{kind}-{first.model}", name)
     facts: dict[str, Any] = {
         "name": folder.name,
@@ -162,6 +163,7 @@ def _write(network: Network, kept: list[Run], members: Members, out: Path | None
     }
     with kept_if_resumable(folder, resuming=False):
         measured = measure_network(network.to(members.device), members.rows, first.labels, settings, network.spec, members.device)
-        info = write_run(folder, facts, [], measured, members.rows["test"])
+        files = files_of(kept[0].folder) if isinstance(network.spec, TextInput) else {}
+        info = write_run(folder, facts, [], measured, members.rows["test"], files)
         storage.point_latest(folder)
     return Run(folder, info)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from finetune.network import Network, restore_network
-from fmx.data import split_seed_of
+from fmx.data import Columns, columns_of, split_seed_of
 from fmx.data.rows import Rows
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
@@ -37,13 +37,15 @@ def eager_accuracy(network: Network, rows: Rows) -> float:
     return accuracy_of(eager_logits(network, rows, next(network.parameters()).device), rows.labels).value
 
 
-def evaluate_run(run: Run, data: str, device: torch.device, *, split_seed: int | None = None, group_by: str | None = None) -> Evaluation:
+def evaluate_run(
+    run: Run, data: str, device: torch.device, *, split_seed: int | None = None, group_by: str | None = None, columns: Columns | None = None
+) -> Evaluation:
     """Measure a run's eager network on the test rows of a source, as `fmx.evaluation.evaluate_package` does a package."""
     info = run.info
     seed = split_seed_of(info.settings) if split_seed is None else split_seed
     if group_by is None and data == info.settings["data"]:
         group_by = info.settings.get("group_by")
-    rows = labelled_rows(data, seed, group_by, task_of(run), info.name)
+    rows = labelled_rows(data, seed, group_by, task_of(run), info.name, columns or columns_of(info.settings, data))
     probabilities = eager_probabilities(restore_network(run).to(device), rows, device)
     facts = {"run": info.name, "package": None, "data": data, "rows_of_run": rows.fingerprint == info.rows.get("test")}
     return describe_answers(facts, info.labels, probabilities, rows)

@@ -11,14 +11,16 @@ import torch
 
 from finetune import checkpoint
 from finetune.base_models import check_model_name
+from finetune.baselines import require_baselines
 from finetune.device import choose_device
 from finetune.downloads import ensure_downloaded
 from finetune.network import Built, Network, build_network, build_text_network, continue_network
 from finetune.regularisation import set_drop_path, set_dropout
 from finetune.settings import MAX_LENGTH, TrainSettings
+from finetune.text_models import Extension
 from finetune.world import World
 from fmx import storage
-from fmx.contract import ImageInput, Input
+from fmx.contract import ImageInput, Input, TextInput
 from fmx.data import IMAGES, Source, reopen_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
@@ -84,20 +86,22 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     world.wait()
     source = reopen_source(settings.model_dump())
     torch.manual_seed(settings.seed)
-    built = _build(settings, source)
+    built = _build(settings, source, say)
     spec = built.network.spec
     rows = read_splits(source, _task(settings, source.labels, built))
     _describe(source, rows, spec, say)
     _check_rows(settings, rows, source, say)
     place = folder()
     pinned = {"model": _pinned(settings.model, CONTINUED), "teacher": settings.teacher and _pinned(settings.teacher)}
-    sizes = {"size": spec.height} if isinstance(spec, ImageInput) else {"max_length": spec.max_length}
+    sizes: dict[str, int] = {"size": spec.height} if isinstance(spec, ImageInput) else {}
+    if isinstance(spec, TextInput) and continued_run(settings.model) is None:
+        sizes = {"max_length": spec.max_length}
     settled = {**pinned, **sizes, "name": place.name, "norm_statistics": _norm_statistics(settings, built.network)}
     settings = settings.model_copy(update=settled)
     return Job(place, settings, world, device, source, rows, built, say)
 
 
-def _build(settings: TrainSettings, source: Source) -> Built:
+def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
     """Build the network that is trained, from a base model or from a run."""
     run = continued_run(settings.model)
     if run is not None:
@@ -105,7 +109,11 @@ def _build(settings: TrainSettings, source: Source) -> Built:
             raise UsageError(f"{run.info.name} is of the task {run.info.task}, not {settings.task}.", hint=f"Say --task {run.info.task}.")
         built = continue_network(run, settings.size, source.labels)
     elif settings.task == TextClassification.name:
-        built = build_text_network(settings.model, settings.weights, settings.max_length or MAX_LENGTH, len(source.labels))
+        require_baselines()
+        extension = (
+            Extension(settings.extend_vocab, [item.read().decode() for item in source.splits["train"]], say) if settings.extend_vocab else None
+        )
+        built = build_text_network(settings.model, settings.weights, settings.max_length or MAX_LENGTH, len(source.labels), extension)
     else:
         network, base, _ = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
         built = Built(network, base.weights_origin)
@@ -133,7 +141,7 @@ def _norm_statistics(settings: TrainSettings, network: Network) -> str:
     """Resolve `auto`: statistics that some training has moved from where they start are worth keeping."""
     if settings.norm_statistics != "auto":
         return settings.norm_statistics
-    if settings.method == "linear-probe":
+    if settings.method == "linear-probe" or isinstance(network.spec, TextInput):
         return "frozen"
     norms = [module for module in network.body.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     return "frozen" if any(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms) else "batch"

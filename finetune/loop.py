@@ -192,7 +192,7 @@ class Trainer:
         batches = split_order(order, self.batch_size, least=2 * self.world.size)
         if self.plan.lengths is None:
             return batches
-        return bucket_by_length(batches, self.plan.lengths(self.plan.train_inputs), generator)
+        return bucket_by_length(batches, self.plan.lengths[0], generator)
 
     def _gathered(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         """Give (index, inputs) of this process's share, and add up how long the device waited for them."""
@@ -389,7 +389,7 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
     device = next(module.parameters()).device
     rows, classes = len(plan.validation_labels), int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
     loss, correct, answers = 0.0, 0, torch.zeros(classes)
-    order = torch.arange(rows) if plan.lengths is None else torch.argsort(plan.lengths(plan.validation_inputs), stable=True)
+    order = torch.arange(rows) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
         with autocast(precision, device):
             logits = module(plan.batch(plan.validation_inputs[index], None)).float()

@@ -13,7 +13,7 @@ from finetune.ensemble import Ensemble
 from finetune.heads import Head, find_head, replace_head
 from finetune.rows import ImageRows, rows_of
 from finetune.structure import Structure, apply_structure
-from finetune.text_models import build_text_model, files_of, rebuild_text_body
+from finetune.text_models import Extension, build_text_model, files_of, rebuild_text_body
 from fmx.contract import ImageInput, Input
 from fmx.errors import ModelError
 from fmx.run import Run
@@ -82,9 +82,9 @@ class Built:
     """What belongs into the run beside its weights."""
 
 
-def build_text_network(name: str, weights: str, max_length: int, classes: int) -> Built:
+def build_text_network(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None) -> Built:
     """Build a text model with a fresh head. Raises: `ModelError`, `UsageError`."""
-    base = build_text_model(name, weights, max_length, classes)
+    base = build_text_model(name, weights, max_length, classes, extension)
     return Built(Network(base.module, base.spec), base.weights_origin, base.files)
 
 

@@ -43,8 +43,8 @@ class Plan:
     """Whether the module takes prepared rows, and not features of them, so that mixing, attacks and a teacher make sense."""
     answers: Callable[[Rows], np.ndarray] | None = None
     """Gives the whole network's logits for decoded rows, float32 [n, classes], where the method has a quicker way than the network."""
-    lengths: Callable[[Tensor], Tensor] | None = None
-    """Gives the lengths of inputs, int64 [n], where they have different ones: those of about one length share a batch."""
+    lengths: tuple[Tensor, Tensor] | None = None
+    """Of training and validation inputs, int64 [n] each, where they have different ones: those of about one length share a batch."""
     finish: Callable[[], None] = _nothing
     """Called once with the best weights loaded (LoRA merges here)."""
 

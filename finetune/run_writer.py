@@ -48,6 +48,7 @@ def write_run(
         best_epoch=fits[-1].best.epoch if fits else 0,
         epochs=len(fits[-1].epochs) if fits else 0,
         weights_sha256=storage.sha256_file(folder / WEIGHTS_FILE),
+        files={name: storage.sha256_bytes(content.encode()) for name, content in files.items()},
         tools=host.library_versions(),
         host=host.describe(),
         created=host.now(),

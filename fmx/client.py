@@ -83,6 +83,15 @@ class ServiceClient:
             raise _translated(status, told, content)
         return self._read(content)
 
+    def noun(self) -> str:
+        """Ask what the service's model reads: `image` or `text`; empty where it does not say."""
+        status, _, content = self._send(urllib.request.Request(f"{self._base}/schema.json", headers={**self._headers, "User-Agent": "fmx"}))
+        try:
+            properties = json.loads(content)["routes"][0]["input"]["properties"] if status == HTTPStatus.OK else {}
+        except (ValueError, KeyError, TypeError, IndexError):
+            return ""
+        return "text" if "texts" in properties else "image" if "images" in properties else ""
+
     def _send(self, request: urllib.request.Request) -> tuple[int, Message, bytes]:
         try:
             try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import split_seed_of
+from fmx.data import Columns, columns_of, split_seed_of
 from fmx.errors import DataError
 from fmx.evaluation import labelled_rows
 from fmx.predictor import PackagePredictor
@@ -40,7 +40,9 @@ class Compared:
     worse: tuple[str, ...]
 
 
-def compare_packages(old: Path, new: Path, data: str, limits: Limits, *, variant: str | None = None, device: str = "auto") -> Compared:
+def compare_packages(
+    old: Path, new: Path, data: str, limits: Limits, *, variant: str | None = None, device: str = "auto", columns: Columns | None = None
+) -> Compared:
     """Compare two packages, each on the variant that this host would serve.
 
     Args:
@@ -50,6 +52,7 @@ def compare_packages(old: Path, new: Path, data: str, limits: Limits, *, variant
         limits: what counts as worse.
         variant: of both, in place of the first that fits.
         device: auto, cpu or cuda.
+        columns: of a table of texts; default what each package was trained with, where the data are the same.
 
     Raises:
         DataError: the data hold a label that a package does not know.
@@ -62,7 +65,7 @@ def compare_packages(old: Path, new: Path, data: str, limits: Limits, *, variant
     seed, group_by = _split_of(sides["old"], data)
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
-        rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name)
+        rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns or columns_of(manifest.run, data))
         with progress(f"evaluating {name}", len(rows)) as advance:
             probabilities = predictor.run_all(rows.values, advance)
         said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
@@ -119,9 +122,10 @@ def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]
         changes.append(f"Labels are gone: {', '.join(gone[:5])}.")
     elif before.labels != after.labels[: len(before.labels)]:
         changes.append("The order of the labels changed.")
-    for what in ("kind", "height", "width", "colour_order"):
-        old_value, new_value = getattr(before.input, what), getattr(after.input, what)
-        if old_value != new_value:
+    old_input, new_input = before.input.model_dump(), after.input.model_dump()
+    for what in ("kind", "height", "width", "colour_order", "max_length"):
+        old_value, new_value = old_input.get(what), new_input.get(what)
+        if old_value != new_value and (what == "kind" or old_input["kind"] == new_input["kind"]):
             changes.append(f"The input's {what.replace('_', ' ')} is {new_value}, no longer {old_value}.")
     if before.output != after.output:
         changes.append("The output contract changed.")
@@ -130,6 +134,6 @@ def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]
 
 def _medians(sides: dict[str, PackagePredictor]) -> dict[str, float]:
     """Time both on a row of their own size, interleaved: milliseconds."""
-    rows = {name: np.zeros((BATCH, *predictor.task.row_shape), np.uint8) for name, predictor in sides.items()}
+    rows = {name: np.repeat(predictor.task.example(), BATCH, axis=0) for name, predictor in sides.items()}
     times = interleaved({name: partial(predictor.run, rows[name]) for name, predictor in sides.items()})
     return {name: round(1e3 * float(np.median(seconds)), 4) for name, seconds in times.items()}

@@ -111,6 +111,7 @@ class Latency(Frozen):
     median_ms: float
     minimum_ms: float
     speed_up: float = Field(description="Median of the dense fp32 graph divided by this variant's median; 1.0 for that graph itself.")
+    tokens: int | None = Field(default=None, description="Of each text of the batch: the time is that of the length. None for images.")
 
 
 class Requires(Frozen):
@@ -218,6 +219,7 @@ class RunInfo(Frozen):
     train_seconds: float
     start_seconds: float = Field(default=0.0, description="From the command to the first training step.")
     weights_sha256: Sha256
+    files: dict[FileName, Sha256] = Field(default_factory=dict, description="SHA-256 of what else a network is rebuilt from.")
     tools: dict[str, str]
     host: dict[str, Any]
     created: str

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import open_source, split_seed_of
+from fmx.data import GUESSED, Columns, columns_of, open_source, split_seed_of
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
@@ -44,7 +44,14 @@ class Evaluation:
 
 
 def evaluate_package(
-    folder: Path, data: str, *, variant: str | None = None, split_seed: int | None = None, group_by: str | None = None, device: str = "auto"
+    folder: Path,
+    data: str,
+    *,
+    variant: str | None = None,
+    split_seed: int | None = None,
+    group_by: str | None = None,
+    columns: Columns | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Measure a package on the test rows of a source; labels are matched by name, never by position.
 
@@ -54,6 +61,7 @@ def evaluate_package(
         variant: default the first that fits this host.
         split_seed: of the split where the data have none; default the run's.
         group_by: see `fmx.data.open_source`; default what the run was trained with, where the data are the same.
+        columns: of a table of texts; default as for the groups.
         device: auto, cpu or cuda.
 
     Raises:
@@ -64,7 +72,7 @@ def evaluate_package(
     seed = split_seed_of(manifest.run) if split_seed is None else split_seed
     if group_by is None and data == manifest.run.get("data"):
         group_by = manifest.run.get("group_by")
-    rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name)
+    rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns or columns_of(manifest.run, data))
     with progress("evaluating", len(rows)) as advance:
         probabilities = predictor.run_all(rows.values, advance)
     facts = {
@@ -77,13 +85,13 @@ def evaluate_package(
     return describe_answers(facts, manifest.labels, probabilities, rows)
 
 
-def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: str) -> Rows:
+def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: str, columns: Columns = GUESSED) -> Rows:
     """Read the test rows of a source with labels as positions in a model's own list.
 
     Raises:
         DataError: the data hold a label that the model does not know.
     """
-    source, labels = open_source(data, seed, group_by, task=task.name), task.labels
+    source, labels = open_source(data, seed, group_by, task=task.name, columns=columns), task.labels
     unknown = [label for label in source.labels if label not in labels]
     if unknown:
         near = nearest_names(unknown[0], list(labels))

@@ -24,6 +24,10 @@ REPORTED_LIBRARIES = (
     "torchvision",
     "torch-pruning",
     "timm",
+    "transformers",
+    "tokenizers",
+    "scikit-learn",
+    "peft",
     "bentoml",
 )
 VNNI_FLAGS = ("avx512_vnni", "avx_vnni")

@@ -70,6 +70,10 @@ class ImageReader:
         """Measure what drift compares of rows, a value a row each: see `fmx.drift.image_features`."""
         return image_features(rows)
 
+    def example(self, *, whole: bool = False) -> np.ndarray:
+        """Make a row to time; all take as long: uint8 [1, height, width, 3]."""
+        return self.noise(1)
+
     def noise(self, count: int) -> np.ndarray:
         """Make rows of noise, always the same: uint8 [count, height, width, 3]."""
         return np.random.default_rng(0).integers(0, 256, (count, *self.row_shape), dtype=np.uint8)

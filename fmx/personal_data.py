@@ -19,7 +19,7 @@ _NUMBER = re.compile(rf"(?:\+|＋)?(?:{_BEFORE})[{_DIGITS}]+(?:{_GAP}[{_DIGITS}]
 _GAPS = re.compile(f"({_GAP})")
 _MOST_GROUPS = 8
 _NAME = r"[^\s@＠<>()\[\]\"',;:=，。；：]"
-_EMAIL = re.compile(rf"(?<!{_NAME}){_NAME}{{1,64}}[@＠]{_NAME}{{1,250}}[.．。][A-Za-z0-9\u4e00-\u9fff]{{2,}}")
+_EMAIL = re.compile(rf"(?:(?<!{_NAME}){_NAME}{{1,64}}|[A-Za-z0-9._%+-]{{1,64}})[@＠]{_NAME}{{1,250}}[.．。][A-Za-z0-9\u4e00-\u9fff]{{2,}}")
 
 
 def count_personal_data(text: str) -> Counter[str]:

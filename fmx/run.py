@@ -50,6 +50,9 @@ def load_run(folder: Path) -> Run:
     run = Run(folder, parse_contract(raw, RunInfo, folder / RUN_FILE))
     if not run.weights.is_file() or storage.sha256_file(run.weights) != run.info.weights_sha256:
         raise PackageError(f"{run.weights} is missing or not the file that the training wrote.", hint="Train again with: fmx train")
+    for name, expected in run.info.files.items():
+        if not (folder / name).is_file() or storage.sha256_file(folder / name) != expected:
+            raise PackageError(f"{folder / name} is missing or not the file that the training wrote.", hint="Copy the run again, as a whole.")
     return run
 
 

@@ -43,19 +43,32 @@ def open_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
         SurroundingsError: `tokenizers` is not installed.
     """
     try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise missing_extra("serve", "Reading texts") from error
-    try:
         raw = path.read_bytes()
     except OSError as error:
         raise PackageError(f"{path} cannot be read ({error.strerror}).", hint="Copy the folder again, as a whole.") from error
     if sha256 is not None and storage.sha256_bytes(raw) != sha256:
         raise PackageError(f"{path} is not the tokenizer that the model was trained with (its SHA-256 differs).", hint="Copy the folder again.")
     try:
-        tokenizer = Tokenizer.from_str(raw.decode())
-    except Exception as error:  # the library raises bare exceptions
+        return tokenizer_of(raw.decode())
+    except ValueError as error:
         raise PackageError(f"{path} is no tokenizer: {first_line(error)}", hint="It is the tokenizer.json of a fast tokenizer.") from error
+
+
+def tokenizer_of(serialised: str) -> Tokenizer:
+    """Make a tokenizer of a tokenizer.json's text, as `open_tokenizer` does of the file.
+
+    Raises:
+        ValueError: it is none.
+        SurroundingsError: `tokenizers` is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise missing_extra("serve", "Reading texts") from error
+    try:
+        tokenizer = Tokenizer.from_str(serialised)
+    except BaseException as error:  # the library raises bare exceptions, and a panic is not even one
+        raise ValueError(str(error).partition("\n")[0]) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True
@@ -126,6 +139,12 @@ class TextReader:
         """Give nothing: what drift compares of a text is told by its facts."""
         return {}
 
+    def example(self, *, whole: bool = False) -> np.ndarray:
+        """Make a row of half the window, or of all of it, to time: int32 [1, max_length]."""
+        row = np.full((1, self.spec.max_length), (self.spec.pad_id + 1) % self.spec.vocabulary, self.dtype)
+        row[:, self.spec.max_length if whole else max(1, self.spec.max_length // 2) :] = self.spec.pad_id
+        return row
+
     def noise(self, count: int) -> np.ndarray:
         """Make rows of random ids and lengths, always the same: int32 [count, max_length]."""
         random = np.random.default_rng(0)
@@ -155,6 +174,7 @@ def _text_of(data: bytes, limit: int) -> str:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"The text is not UTF-8 ({error.reason} at byte {error.start}).", hint="Send it as UTF-8.") from error
+    text = text.removeprefix("\ufeff")  # a byte order mark, as a table's readers take it off
     if len(text) > limit:
         raise _too_long(limit)
     if not text.strip():

@@ -56,7 +56,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         body = await request.body()
         served = engine.now()  # who reads the tensors answers them, whatever is swapped meanwhile
         predictor = _named(served.predictor, request)
-        asked = await parsed(body, oip.read_infer, request.headers, predictor, settings.max_inputs)
+        asked = await parsed(body, oip.read_infer, request.headers, predictor, settings)
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         body, headers = oip.write_infer(asked, predictor, answer.probabilities)

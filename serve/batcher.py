@@ -28,9 +28,6 @@ from serve.tracing import Mark
 Run = Callable[[np.ndarray], np.ndarray]
 Decode = Callable[[bytes], Decoded]
 Input = bytes | np.ndarray
-LARGE_BYTES = 2_000_000
-"""Encoded inputs beyond so many bytes are left for other threads to decode."""
-
 CLOSE_SECONDS = 60.0
 RETRY_SECONDS = 10
 SMOOTHING = 0.1
@@ -126,6 +123,11 @@ Place = tuple[Pending, int]
 """One row of a request."""
 
 
+def _as_exception(error: BaseException) -> Exception:
+    """Give what may be raised again where a request is answered."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def _bucket(place: Place) -> int:
     row = place[0].row(place[1])
     return row.bucket if row is not None else 0
@@ -134,11 +136,23 @@ def _bucket(place: Place) -> int:
 class MicroBatcher:
     """Threads that take the rows of requests in the order of arrival."""
 
-    def __init__(self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...], dtype: np.dtype[Any], most_inside: int = 100_000) -> None:
+    def __init__(
+        self, lanes: Lanes, decode: Decode, row_shape: tuple[int, ...], dtype: np.dtype[Any], most_inside: int = 100_000, large_bytes: int = 2_000_000
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            lanes: in which ways rows run.
+            decode: makes a row of an encoded input.
+            row_shape: of rows that come as they are.
+            dtype: of these.
+            most_inside: rows, those of requests that nobody waits for any more included.
+            large_bytes: encoded inputs beyond so many bytes are left for other threads to decode.
+        """
         self._lanes = lanes
         self._decode = decode
         self._row_shape, self._dtype = row_shape, dtype
-        self._most_inside = most_inside
+        self._most_inside, self._large_bytes = most_inside, large_bytes
         self._waiting: deque[Place] = deque()
         self._ready: deque[Place] = deque()
         self._free = lanes.slots
@@ -247,7 +261,7 @@ class MicroBatcher:
         share = min(self._lanes.decode_rows, -(-len(self._waiting) // self._lanes.threads))
         taken: list[Place] = []
         size = 0
-        while self._waiting and len(taken) < share and size <= LARGE_BYTES:
+        while self._waiting and len(taken) < share and size <= self._large_bytes:
             taken.append(self._waiting.popleft())
             size += len(taken[-1][0].inputs[taken[-1][1]])
         return lambda: self._decode_all(taken)
@@ -278,8 +292,8 @@ class MicroBatcher:
         started = time.monotonic()
         try:
             pending.decoded(place, self._decode(given))
-        except Exception as error:  # whatever a decoder raises belongs to the input that it was raised for
-            pending.fail(error)
+        except BaseException as error:  # whatever a decoder raises belongs to its input; a panic of one in Rust is no Exception
+            pending.fail(_as_exception(error))
             return False
         ended = time.monotonic()
         metrics.decode_seconds.observe(ended - started)
@@ -312,11 +326,11 @@ class MicroBatcher:
             answers = run(np.stack(rows) if len(rows) > 1 else rows[0][None])
             if len(answers) != len(batch):
                 raise AnswerCountError(len(batch), np.shape(answers))
-        except Exception as error:  # whatever the model raises belongs to the rows that it was raised for
+        except BaseException as error:  # whatever the model raises belongs to the rows that it was raised for
             if isinstance(error, AnswerCountError):
                 metrics.batch_shape_mismatch.inc()
             if len(batch) == 1:
-                batch[0][0].fail(error)
+                batch[0][0].fail(_as_exception(error))
             else:
                 for item in batch:
                     self._answer(run, [item])

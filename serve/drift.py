@@ -49,6 +49,7 @@ class DriftMonitor:
         self._filled = [0, 0]
         self._alarmed: set[str] = set()
         self._is_shown = False
+        self._showing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="fmx-drift", daemon=True)
         self._thread.start()
 
@@ -70,11 +71,12 @@ class DriftMonitor:
 
     def show(self, *, shown: bool) -> None:
         """Be the one whose findings the metrics show, from the start, or no longer: one package's window must not stand for another's."""
-        self._is_shown = shown
-        metrics.drift_rows.set(0)
-        for name in self._reference:  # also at the end: what follows may watch other features, and an alarm would stand for ever
-            for gauge in (metrics.drift_psi, metrics.drift_ks, metrics.drift_alarm):
-                gauge.labels(name).set(0)
+        with self._showing:
+            self._is_shown = shown
+            metrics.drift_rows.set(0)
+            for name in self._reference:  # also at the end: what follows may watch other features, and an alarm would stand for ever
+                for gauge in (metrics.drift_psi, metrics.drift_ks, metrics.drift_alarm):
+                    gauge.labels(name).set(0)
 
     def close(self) -> None:
         """Evaluate once more, and end the thread; one that hangs is not waited for."""
@@ -114,6 +116,10 @@ class DriftMonitor:
         self._filled[0] += 1
 
     def _evaluate(self) -> None:
+        with self._showing:
+            self._show_distances()
+
+    def _show_distances(self) -> None:
         rows = sum(self._filled)
         if not self._is_shown:
             return

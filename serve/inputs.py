@@ -42,12 +42,13 @@ async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> 
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     top_k = request.query_params.get("top_k")
     if kind in task.content_types:
-        _check_charset(request.headers["content-type"])
+        if task.noun == "text":
+            _check_charset(request.headers["content-type"])
         inputs = [await request.body()]
     elif kind == "multipart/form-data" and task.noun == "image":
         inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
-        inputs, top_k = await parsed(await request.body(), _read_json if task.noun == "image" else _read_texts, top_k)
+        inputs, top_k = await parsed(await request.body(), *((_read_json, top_k) if task.noun == "image" else (_read_texts, top_k, settings)))
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",
@@ -108,7 +109,7 @@ def _read_json(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]
     return decode_images(images, hint), _top_k_of(content, top_k, hint)
 
 
-def _read_texts(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]:
+def _read_texts(body: bytes, top_k: str | None, settings: ServeSettings) -> tuple[list[bytes], str | None]:
     hint = 'Send {"text": TEXT} or {"texts": [TEXT, ...]}, with "top_k" if wanted.'
     content = read_object(body, "body", hint)
     unknown = set(content) - {"text", "texts", "top_k"}
@@ -118,7 +119,25 @@ def _read_texts(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None
     texts = [content["text"]] if "text" in content else content["texts"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError("The JSON body's texts are no strings.", hint=hint)
-    return [text.encode() for text in texts], _top_k_of(content, top_k, hint)
+    return encode_texts(texts, settings), _top_k_of(content, top_k, hint)
+
+
+def encode_texts(texts: Sequence[str], settings: ServeSettings) -> list[bytes]:
+    """Encode the texts of a request, once they are known to be few and short enough together: reading them is work for a thread each.
+
+    Raises:
+        TooLargeError: more texts, or more characters in all, than a request may have.
+    """
+    check_count(len(texts), settings.max_inputs)
+    check_characters(sum(map(len, texts)), settings)
+    return [text.encode() for text in texts]
+
+
+def check_characters(characters: int, settings: ServeSettings) -> None:
+    """Refuse more characters than a request may have. Raises: `TooLargeError`."""
+    if characters > settings.max_characters:
+        hint = "Send several requests, or shorter texts: what is behind the model's window is not read."
+        raise TooLargeError(f"{characters:,} characters in one request; at most {settings.max_characters:,} are taken.", hint=hint)
 
 
 def _top_k_of(content: dict[str, Any], top_k: str | None, hint: str) -> str | None:

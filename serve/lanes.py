@@ -72,7 +72,7 @@ def open_lanes(package: Package, settings: ServeSettings, like: Opened | None = 
     if threads > 1 and variant.bytes > LARGE_MODEL_BYTES:
         batch_rows = settings.batch_rows or max(CPU_BATCHES)
         whole = opened(threads)
-        seconds = _seconds_a_call(whole.run, _a_row(whole))
+        seconds = _seconds_a_call(whole.run, whole.task.example())
         words = f"one session of {threads} threads, for the model is large; batches up to {batch_rows} rows"
         return Opened(whole, Lanes(whole.run, 1, None, threads, batch_rows, batch_rows, seconds), words)
     if like is not None and _is_like(like, package, variant):
@@ -89,7 +89,7 @@ def _is_like(like: Opened, package: Package, variant: Variant) -> bool:
 
 
 def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: ServeSettings) -> Opened:
-    row, threads = _a_row(single), settings.worker_threads
+    row, threads = single.task.example(), settings.worker_threads
     alone_ms = 1e3 * _seconds_a_call(single.run, row)
     words = f"a lone row {alone_ms:.2f} ms on 1 thread"
     if whole is not None:
@@ -105,7 +105,7 @@ def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: 
 
 
 def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:
-    row = _a_row(predictor)
+    row = predictor.task.example(whole=True)  # memory and time must suffice for the longest
     taken = _seconds_a_call(predictor.run, row)
     chosen, words = 1, f"a lone row {1e3 * taken:.2f} ms"
     for rows in SIZES[1:]:
@@ -126,10 +126,6 @@ def _best_batch(run: Run, row: np.ndarray, settings: ServeSettings) -> tuple[int
         if rates[rows] > WORTHWHILE * rates[best]:
             best = rows
     return settings.batch_rows or best, rates
-
-
-def _a_row(predictor: PackagePredictor) -> np.ndarray:
-    return predictor.task.noise(1)
 
 
 def _seconds_a_call(run: Run, rows: np.ndarray) -> float:

@@ -20,12 +20,15 @@ from fmx.errors import InputError
 from fmx.predictor import PackagePredictor
 from fmx.tasks import Task
 from serve.errors import ShapeError
-from serve.inputs import check_count, decode_images, read_object
+from serve.inputs import check_characters, check_count, decode_images, encode_texts, read_object
+from serve.settings import ServeSettings
 
 HEADER_LENGTH = "inference-header-content-length"
 HINT = "GET /v2/models/NAME says what the model takes."
 OUTPUTS = ("probabilities", "label")
 MOST_AXES = 8
+MOST_BYTES_A_CHARACTER = 4
+"""Of UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def _input_metadata(task: Task) -> dict[str, Any]:
     return {"name": task.tensor, "datatype": "BYTES", "shape": [-1]}
 
 
-def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredictor, most_rows: int) -> InferRequest:
+def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredictor, settings: ServeSettings) -> InferRequest:
     """Read an inference request.
 
     Raises:
@@ -86,11 +89,11 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
         raise ShapeError("The input's shape is no list of sizes.", hint=HINT)
     if not shape or not shape[0]:
         raise InputError("There is no row in the request.", hint=HINT)
-    check_count(shape[0], most_rows)
+    check_count(shape[0], settings.max_inputs)
     raw = _raw_data(tensor, binary)
     inputs: list[bytes] | list[np.ndarray]
     if tensor.get("datatype") == "BYTES" and len(shape) == 1:
-        inputs = _encoded(raw, tensor, shape[0], predictor.task)
+        inputs = _encoded(raw, tensor, shape[0], predictor.task, settings)
     elif predictor.task.noun == "image" and tensor.get("datatype") == "UINT8" and tuple(shape[1:]) == predictor.task.row_shape:
         inputs = list(_rows(raw, tensor, shape))
     else:
@@ -164,13 +167,13 @@ def _raw_data(tensor: dict[str, Any], binary: bytes) -> bytes | None:
     return binary
 
 
-def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task) -> list[bytes]:
+def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task, settings: ServeSettings) -> list[bytes]:
     """Read BYTES: in binary each element behind its length (4 bytes, little-endian), in JSON images as base64 and texts as they are."""
     if raw is None:
         data = tensor.get("data")
         if not isinstance(data, list) or len(data) != count or not all(isinstance(item, str) for item in data):
             raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are strings; images in them base64.")
-        return decode_images(data, HINT) if task.noun == "image" else [text.encode() for text in data]
+        return decode_images(data, HINT) if task.noun == "image" else encode_texts(data, settings)
     found: list[bytes] = []
     place = 0
     while place < len(raw) and len(found) <= count:
@@ -181,6 +184,8 @@ def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task) 
         place += 4 + length
     if len(found) != count or place != len(raw):
         raise ShapeError("The binary data are not as many elements as the shape says.", hint=HINT)
+    if task.noun == "text":
+        check_characters(sum(len(data) for data in found) // MOST_BYTES_A_CHARACTER, settings)
     return found
 
 

@@ -82,7 +82,7 @@ def open_served(folder: Path, settings: ServeSettings, like: Served | None = Non
     drift = _open_drift(reference, predictor, settings)  # from here on threads run, and nothing may fail
     shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
     task, limit = predictor.task, settings.limit_of(predictor.task.noun)
-    batcher = MicroBatcher(opened.lanes, lambda data: task.decode(data, limit), task.row_shape, task.dtype, most_inside=2 * settings.queue_rows)
+    batcher = MicroBatcher(opened.lanes, lambda data: task.decode(data, limit), task.row_shape, task.dtype, 2 * settings.queue_rows, task.large_bytes)
     served = Served(opened, batcher, drift, shadow, objective_s)
     name, version, variant, _ = served.names
     log.info("Serving %s %s, %s; golden rows agree to %.1e.", name, version, variant, difference)

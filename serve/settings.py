@@ -89,7 +89,7 @@ class ServeSettings(BaseSettings):
     """Bytes of bodies that may be in a worker at once, announced or at most; more are refused with 429."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     max_characters: int = Field(default=MAX_CHARACTERS, ge=1, le=10_000_000)
-    """Of a text; what is behind the model's window is cut off all the same."""
+    """Of all texts of a request; what of one is behind the model's window is cut off all the same."""
     max_inputs: int = Field(default=32, ge=1)
     """Images or texts a request."""
 

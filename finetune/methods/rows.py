@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.augmentation import augmentation
+from finetune.augmentation import Augment, augmentation, token_dropout
 from finetune.network import Network
 from finetune.plan import Inputs, Plan
 from finetune.settings import TrainSettings
@@ -24,7 +24,7 @@ def plan_on_rows(
     finish: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Plan to train the network's body, as far as its parameters require gradients, on augmented rows."""
-    augment = augmentation(settings.augment, may_flip=inputs.may_flip)
+    augment = _augmentation(network.spec, settings, may_flip=inputs.may_flip)
 
     def batch(rows: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
@@ -40,10 +40,19 @@ def plan_on_rows(
         batch=batch,
         groups=groups,
         freeze_statistics=settings.norm_statistics == "frozen",
-        lengths=_lengths_of(network.spec),
+        lengths=_lengths_of(network.spec, inputs),
         finish=finish,
     )
 
 
-def _lengths_of(spec: Input) -> Callable[[Tensor], Tensor] | None:
-    return (lambda rows: (rows != spec.pad_id).sum(dim=1)) if isinstance(spec, TextInput) else None
+def _augmentation(spec: Input, settings: TrainSettings, *, may_flip: bool) -> Augment:
+    if isinstance(spec, TextInput):
+        return token_dropout(spec, settings.token_dropout)
+    return augmentation(settings.augment, may_flip=may_flip)
+
+
+def _lengths_of(spec: Input, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
+    if not isinstance(spec, TextInput):
+        return None
+    train, validation = (torch.from_numpy((rows.values != spec.pad_id).sum(axis=1)) for rows in (inputs.train, inputs.validation))
+    return train, validation

@@ -33,7 +33,9 @@ def bench(
     device = choose_device(provider)
     used = threads or host.usable_cpus()
     found: dict[str, list[dict[str, Any]]] = {}
-    for name, path in _files(model, variant, device).items():
+    files, own_sizes = _files(model, variant, device)
+    sizes = {**own_sizes, **sizes}
+    for name, path in files.items():
         found[name] = [one.as_json() for one in bench_file(path, batches, threads=used, device=device, sizes=sizes, seconds=seconds)]
     if json:
         output.answer_json({"host": host.describe(), "threads": used, "device": device, "timings": found})
@@ -77,8 +79,9 @@ def dimensions(given: list[str]) -> dict[str, int]:
     return sizes
 
 
-def _files(given: str | None, variant: str | None, device: str) -> dict[str, Path]:
-    """Name the files to time: of a package every variant that fits this host, or the one that is asked for."""
+def _files(given: str | None, variant: str | None, device: str) -> tuple[dict[str, Path], dict[str, int]]:
+    """Name the files to time, of a package every variant that fits this host, or the one that is asked for; and the tokens of half its window."""
+    from fmx.contract import TextInput
     from fmx.package import find_package, load_package
 
     if given is not None and given.endswith(".onnx"):
@@ -86,7 +89,9 @@ def _files(given: str | None, variant: str | None, device: str) -> dict[str, Pat
             raise UsageError("--variant is for packages.", hint="Give a package, or leave it out.")
         if not Path(given).is_file():
             raise UsageError(f"There is no file {given}.", hint="Give an ONNX file or a package.")
-        return {Path(given).name: Path(given)}
+        return {Path(given).name: Path(given)}, {}
     package = load_package(find_package(given))
     chosen = [package.variant(variant)] if variant else [one for one in package.manifest.variants if package.fits(one, device)]
-    return {one.name: package.folder / one.file for one in chosen}
+    spec = package.manifest.input
+    sizes = {"sequence": max(1, spec.max_length // 2)} if isinstance(spec, TextInput) else {}
+    return {one.name: package.folder / one.file for one in chosen}, sizes

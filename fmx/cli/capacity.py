@@ -47,7 +47,7 @@ def capacity(
         raise UsageError("What to send to a running service must be said.", hint="Name a file or a folder: --input photos/")
     bodies = bodies_of(_files(inputs)) if inputs is not None else golden_bodies(package) if package is not None else []
     if not bodies:
-        raise UsageError(f"There is no file in {inputs}.", hint="Name an image or a .txt file, or a folder of them.")
+        raise UsageError(f"There is no image or .txt file in {inputs}.", hint="Name a folder of images or .txt files.")
 
     async def measure(url: str) -> tuple[dict[str, str], Capacity]:
         async with Load(url, key or os.environ.get("FMX_KEY", ""), bodies) as load:
@@ -83,4 +83,6 @@ def capacity(
 
 
 def _files(given: Path) -> list[Path]:
-    return sorted(file for file in given.iterdir() if file.is_file()) if given.is_dir() else [given]
+    from serve.scaling.capacity import CONTENT_TYPES
+
+    return sorted(file for file in given.iterdir() if file.suffix.lower() in CONTENT_TYPES and file.is_file()) if given.is_dir() else [given]

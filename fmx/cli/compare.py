@@ -17,6 +17,8 @@ def compare(
     max_slower: Annotated[float, typer.Option(min=0, help="Most percent that a row may take longer.")] = 10.0,
     max_larger: Annotated[float, typer.Option(min=0, help="Most percent that the file may grow.")] = 10.0,
     variant: Annotated[str | None, typer.Option(help="Of both.", show_default="the first that fits this host")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="as trained, or guessed")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="as trained, or guessed")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -25,10 +27,12 @@ def compare(
     Example: fmx compare mine-1 mine-2 --data photos/
     """
     from fmx.comparison import Limits, compare_packages
+    from fmx.data import Columns
     from fmx.package import find_package
 
     limits = Limits(max_drop, max_slower, max_larger)
-    compared = compare_packages(find_package(old), find_package(new), data, limits, variant=variant, device=device)
+    columns = Columns(text_column, label_column) if text_column or label_column else None
+    compared = compare_packages(find_package(old), find_package(new), data, limits, variant=variant, device=device, columns=columns)
     if json:
         output.answer_json(compared.facts)
     else:

@@ -17,6 +17,8 @@ def evaluate(
     variant: Annotated[str | None, typer.Option(help="Of a package: fp32 or int8.", show_default="the first that fits this host")] = None,
     split_seed: Annotated[int | None, typer.Option(help="Of the split, where the data have none.", show_default="the run's")] = None,
     group_by: Annotated[str | None, typer.Option(help="As for fmx train.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="the run's, or guessed")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="the run's, or guessed")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page with confusion matrix and mistakes.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -27,18 +29,20 @@ def evaluate(
     """
     from fmx import storage
     from fmx.cli.models import find_model
+    from fmx.data import Columns
     from fmx.evaluation import evaluate_package
     from fmx.run import Run
 
     found = find_model(model)
+    columns = Columns(text_column, label_column) if text_column or label_column else None
     if isinstance(found, Run):
         with loading("train", "Evaluating a run"):
             from finetune.device import choose_device
             from finetune.evaluation import evaluate_run
 
-        result = evaluate_run(found, data, choose_device(device), split_seed=split_seed, group_by=group_by)
+        result = evaluate_run(found, data, choose_device(device), split_seed=split_seed, group_by=group_by, columns=columns)
     else:
-        result = evaluate_package(found, data, variant=variant, split_seed=split_seed, group_by=group_by, device=device)
+        result = evaluate_package(found, data, variant=variant, split_seed=split_seed, group_by=group_by, columns=columns, device=device)
     if report is not None:
         storage.write_text(report, result.report())
     facts = result.facts

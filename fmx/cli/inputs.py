@@ -38,10 +38,11 @@ def read_inputs(given: list[str]) -> list[tuple[str, bytes]]:
 
 
 def read_texts(given: list[str]) -> list[tuple[str, bytes]]:
-    """Take every input as (text, UTF-8): a text as it is, `@FILE` for a file that is one text, `-` for standard input, a text a line.
+    """Take every input as (text, UTF-8): a text as it is (`@@` begins one with @), `@FILE` for a file that is one text, `-` for a text a line.
 
     Raises:
         InputError: a file that cannot be read, or no line on standard input.
+        UsageError: an image.
     """
     found: list[tuple[str, bytes]] = []
     for text in given:
@@ -50,10 +51,12 @@ def read_texts(given: list[str]) -> list[tuple[str, bytes]]:
             if not lines:
                 raise InputError("There is no text on standard input.", hint="It takes a text a line.")
             found += [(line.decode(errors="replace"), line) for line in lines]
-        elif text.startswith("@"):
+        elif text.startswith("@") and not text.startswith("@@"):
             found.append((text, _read(Path(text[1:]))))
+        elif Path(text).suffix.lower() in SUFFIXES and _exists(text):
+            raise UsageError(f"{text} is an image, and this model reads texts.", hint="A file that is a text is written @FILE.")
         else:
-            data = text.encode(errors="surrogateescape")  # what the shell gave, whatever its encoding
+            data = text.removeprefix("@" if text.startswith("@@") else "").encode(errors="surrogateescape")  # what the shell gave
             found.append((data.decode(errors="replace"), data))
     return found
 
@@ -83,4 +86,5 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).", hint="Check its permissions.") from error
+        hint = "A text that begins with @ is written @@." if isinstance(error, FileNotFoundError) else "Check its permissions."
+        raise InputError(f"{path} cannot be read ({error.strerror}).", hint=hint) from error

@@ -94,7 +94,7 @@ def _service(url: str, key: str | None, top_k: int, inputs: list[str]) -> tuple[
     from fmx.client import ServiceClient
 
     client = ServiceClient(url, key, say=output.say)
-    noun = "text" if are_texts(inputs) else "image"
+    noun = client.noun() or ("text" if are_texts(inputs) else "image")
 
     def ask(data: bytes) -> tuple[Model, dict[str, Any]]:
         answer = client.predict(data, top_k, noun)

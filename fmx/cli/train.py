@@ -43,6 +43,7 @@ def train(
     allow_leakage: Annotated[bool | None, _option("Train though rows are in two splits.", DATA, None, "--allow-leakage")] = None,
     on_bad_image: Annotated[str | None, _option("skip (up to 5 %) or error.", DATA, "skip")] = None,
     size: Annotated[int | None, _option("Side of the model's rows in pixels.", DATA, "64 for small data, else 224")] = None,
+    extend_vocab: Annotated[int | None, _option("Most unknown words and characters that become tokens.", DATA, "0")] = None,
     max_length: Annotated[int | None, _option("Tokens of a text; what is behind is cut off.", DATA, "128")] = None,
     model: Annotated[
         str | None,
@@ -69,6 +70,7 @@ def train(
     clip_norm: Annotated[float | None, _option("Largest norm of a gradient.", REGULARISE, "none")] = None,
     patience: Annotated[int | None, _option("Epochs without progress before stopping.", REGULARISE, "8")] = None,
     augment: Annotated[str | None, _option("light, trivial, rand or none.", REGULARISE, "light, texts none")] = None,
+    token_dropout: Annotated[float | None, _option("Share of a text's tokens that become unknown.", REGULARISE, "0")] = None,
     label_smoothing: Annotated[float | None, _option("0 switches it off.", REGULARISE, "0.05")] = None,
     mixup: Annotated[float | None, _option("Alpha; 0 is off.", REGULARISE, "0")] = None,
     cutmix: Annotated[float | None, _option("Alpha; 0 is off.", REGULARISE, "0")] = None,

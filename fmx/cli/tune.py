@@ -20,6 +20,7 @@ def tune(
     workers: Annotated[int, typer.Option(min=1, help="Processes that take trials.")] = 1,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL.", show_default="a file in the study's folder")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML, TOML or run.json with options of fmx train for every trial; flags win.")] = None,
+    task: Annotated[str | None, typer.Option(help="As for fmx train.", show_default="image-classification")] = None,
     data: Annotated[str | None, typer.Option(help="As for fmx train.", show_default="digits")] = None,
     model: Annotated[str | None, typer.Option(help="As for fmx train.", show_default="efficientnet_lite0")] = None,
     method: Annotated[str | None, typer.Option(help="As for fmx train.", show_default="finetune")] = None,
@@ -36,14 +37,15 @@ def tune(
     """
     from fmx.settings import read_config
 
-    given = {"data": data, "model": model, "method": method, "epochs": epochs, "size": size, "device": device, "seed": seed}
+    given = {"task": task, "data": data, "model": model, "method": method, "epochs": epochs, "size": size, "device": device, "seed": seed}
     searched = tuple(one.replace("-", "_") for one in search or ())
     options = {**(read_config(config) if config else {}), **{key: value for key, value in given.items() if value is not None}}
     with loading("train", "Tuning"):
         from finetune.tuning import CONFIG, default_search
         from finetune.tuning import tune as search_settings
     if config is not None:  # a run.json gives every setting; what is searched is not taken from it
-        options = {key: value for key, value in options.items() if key not in (searched or default_search(str(options.get("method") or "finetune")))}
+        by_default = default_search(str(options.get("method") or "finetune"), str(options.get("task") or "image-classification"))
+        options = {key: value for key, value in options.items() if key not in (searched or by_default)}
     found = search_settings(name, trials=trials, search=searched, out=out, database=storage, workers=workers, say=output.say, **options)
     if json:
         output.answer_json({"settings": found.settings, "validation_accuracy": found.validation_accuracy, "trials": found.trials})

@@ -45,7 +45,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["IMAGES", "NAMED", "PREFIXED", "TEXTS", "Columns", "Item", "Source", "open_source", "reopen_source", "split_seed_of"]
+__all__ = ["IMAGES", "NAMED", "PREFIXED", "TEXTS", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_seed_of"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:
@@ -85,8 +85,13 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
 
 def reopen_source(settings: Mapping[str, Any]) -> Source:
     """Open the data of a run again, split as they were, from the settings in its run.json. Raises: `DataError`, `UsageError`."""
-    columns = Columns(settings.get("text_column"), settings.get("label_column"))
+    columns = columns_of(settings, settings["data"])
     return open_source(settings["data"], split_seed_of(settings), settings.get("group_by"), task=settings.get("task", IMAGES), columns=columns)
+
+
+def columns_of(known: Mapping[str, Any], data: str) -> Columns:
+    """Give the columns that a run or package was trained with, from its settings or its manifest, where the data are the same."""
+    return Columns(known.get("text_column"), known.get("label_column")) if known.get("data") == data else GUESSED
 
 
 def split_seed_of(settings: Mapping[str, Any]) -> int:

@@ -32,6 +32,8 @@ class Item:
     """Rows of one group (a patient, a video, a house) never get into different splits."""
     size: Callable[[], int] | None = None
     """How many bytes `read` gives, known without reading them; None where it is not."""
+    likeness: bytes | None = None
+    """Rows of one likeness, such as texts that differ in case alone, never get into different splits either."""
 
 
 @dataclass(frozen=True)

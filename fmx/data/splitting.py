@@ -1,7 +1,7 @@
 """Splits that a source lacks, dealt out of its training rows so that nothing that belongs together is torn apart.
 
-Rows of one group and files with the same bytes form a cluster, and a cluster goes to one split whole. Where every row is its own cluster
-the split is `split_items`, row for row.
+Rows of one group, files with the same bytes and texts that are nearly the same form a cluster, and a cluster goes to one split whole. Where
+every row is its own cluster the split is `split_items`, row for row.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def find_clusters(items: list[Item]) -> np.ndarray:
         return index
 
     for index, (item, digest) in enumerate(zip(items, _digests_of_twins(items), strict=True)):
-        for key in (item.group, digest):
+        for key in (item.group, digest, item.likeness and ("like", item.likeness)):
             if key is not None:
                 low, high = sorted((root(index), root(first.setdefault(key, index))))
                 parent[high] = low

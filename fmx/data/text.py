@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fmx.data.huggingface import PREFIX, load_tables, sort_classes
+from fmx.data.likeness import normalised_digest
 from fmx.data.source import SPLIT_NAMES, SPLITS, Item, Source, label_items
 from fmx.data.splitting import complete_splits
 from fmx.data.tables import READERS, Row, Table, as_text, check_rows, first_few, is_placed, read_split, read_table
@@ -253,14 +254,14 @@ def _read_text(value: Any) -> bytes:
     if value is None or value != value:  # NaN
         return b""
     if not isinstance(value, str):
-        raise ValueError(f"text is no string ({value!r:.40})")
+        raise ValueError(f"text is no string but {type(value).__name__}")
     return _encode(value, "text") if value.strip() else b""
 
 
 def _read_label(value: Any) -> str:
     """Return a label's name. Raises: `ValueError` with what is wrong."""
     if isinstance(value, (list, dict, bytes)):
-        raise ValueError(f"label is no string or number ({value!r:.40})")
+        raise ValueError(f"label is no string or number but {type(value).__name__}")
     label = as_text(value)
     if label in ("", "nan", "NaN"):  # written out by pandas for a missing one
         raise ValueError("no label")
@@ -276,7 +277,7 @@ def _encode(text: str, what: str) -> bytes:
 
 
 def _item(name: str, text: bytes, group: str) -> Item:
-    return Item(name, -1, lambda: text, group or None, lambda: len(text))
+    return Item(name, -1, lambda: text, group or None, lambda: len(text), normalised_digest(text.decode()) or None)
 
 
 def _check_found(spec: str, found: _Found) -> None:

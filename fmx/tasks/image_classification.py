@@ -17,6 +17,7 @@ class ImageClassification(Task):
     content_types = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff")
     tensor = "images"
     noun = "image"
+    large_bytes = 2_000_000
 
     def __init__(self, labels: tuple[str, ...], spec: ImageInput, folder: Path | None = None) -> None:
         super().__init__(labels, ImageReader(spec), spec)

@@ -33,6 +33,9 @@ class Reader(Protocol):
     def features(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Measure what drift compares of rows, beside the facts of `decode`."""
 
+    def example(self, *, whole: bool = ...) -> np.ndarray:
+        """Make one row to time, of middling length or the longest."""
+
     def noise(self, count: int) -> np.ndarray:
         """Make rows of no meaning, always the same."""
 
@@ -47,6 +50,8 @@ class Task:
     """Of a body that is one input."""
     tensor: ClassVar[str]
     """Its input's name in the Open Inference Protocol."""
+    large_bytes: ClassVar[int]
+    """Encoded inputs beyond so many bytes are work enough for one thread at a time."""
     noun: ClassVar[str]
     """What an input is called."""
 
@@ -55,7 +60,7 @@ class Task:
         self.spec = spec
         self.dtype, self.row_shape = reader.dtype, reader.row_shape
         self.decode, self.feed, self.order = reader.decode, reader.feed, reader.order
-        self.features, self.noise = reader.features, reader.noise
+        self.features, self.example, self.noise = reader.features, reader.example, reader.noise
 
     def row(self, data: bytes) -> np.ndarray:
         """Turn one input's bytes into one row, of `dtype` and `row_shape`. Raises: `InputError`."""

@@ -17,6 +17,7 @@ class TextClassification(Task):
     content_types = ("text/plain",)
     tensor = "text"
     noun = "text"
+    large_bytes = 20_000
 
     def __init__(self, labels: tuple[str, ...], spec: TextInput, folder: Path | None = None) -> None:
         tokenizer = open_tokenizer(folder / TOKENIZER_FILE, spec.tokenizer_sha256) if folder is not None else None

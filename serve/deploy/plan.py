@@ -45,12 +45,15 @@ CARRIED = (
     "max_body_bytes",
     "bodies_bytes",
     "max_pixels",
+    "max_characters",
     "max_inputs",
 )
 """Settings that shape a replica: those set here are set in the written files, which are computed with them."""
 
 MASTER_BYTES, WORKER_BYTES, CUDA_BYTES = 200_000_000, 300_000_000, 2_000_000_000
 """What BentoML's supervisor and a worker without a model take, rounded up, and what CUDA's libraries add to a worker."""
+BYTES_A_CHARACTER = 400
+"""Of a text that is tokenised, and what is cut off of it."""
 BYTES_A_PIXEL = 12
 """Of an image that is decoded: Pillow's largest ordinary case, a picture with transparency laid onto a white page."""
 
@@ -130,9 +133,10 @@ class Plan:
         model = 4 * max(variant.bytes for variant in self.package.manifest.variants)
         idle = WORKER_BYTES + model + (CUDA_BYTES if self.options.device == "cuda" else 0)
         contract = self.package.manifest.contract
-        row = open_task(contract.task, contract.labels, contract.input).noise(1)
-        rows = self.settings.queue_rows * row.nbytes
-        busy = idle + rows + self.settings.bodies_bytes + self.threads * BYTES_A_PIXEL * self.settings.max_pixels
+        task = open_task(contract.task, contract.labels, contract.input)
+        rows = self.settings.queue_rows * task.example().nbytes
+        an_input = BYTES_A_PIXEL * self.settings.max_pixels if task.noun == "image" else BYTES_A_CHARACTER * self.settings.max_characters
+        busy = idle + rows + self.settings.bodies_bytes + self.threads * an_input
         return MASTER_BYTES + self.workers * idle, MASTER_BYTES + self.workers * busy
 
     @property

@@ -1,4 +1,4 @@
-"""What a browser sees: a page to try the model, and the interface described for people and programs. Made once for each kind of input.
+"""What a browser sees: a page to try the model, and the interface described for people and programs. Made at start for each task.
 
 A page is one file: its style and script stand inside it and nowhere else is anything loaded from, which its Content-Security-Policy holds it to.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from functools import lru_cache
 from pathlib import Path
 
 import orjson
@@ -30,11 +29,11 @@ class Pages:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._answers = lru_cache(len(TASKS))(self._made)
+        self._answers = {task: self._made(task) for task in TASKS}
 
     def response(self, route: str, task: str) -> Response:
         """Give the answer for a route of `serve.routes.PAGES`, where a model of this task is served."""
-        content, kind, policy = self._answers(task)[route]
+        content, kind, policy = self._answers[task][route]
         return Response(content, media_type=kind, headers={"content-security-policy": policy})
 
     def _made(self, task: str) -> dict[str, tuple[str | bytes, str, str]]:

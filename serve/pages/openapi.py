@@ -129,7 +129,8 @@ def _bodies(task: str) -> tuple[dict[str, Described], str]:
         about = "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched."
         return {**plain, **files, "application/json": {"schema": ref("Images"), "example": {"image": PICTURE, "top_k": 3}}}, about
     example = {"text": "where is my order?", "top_k": 3}
-    return {**plain, "application/json": {"schema": ref("Texts"), "example": example}}, "One prediction a text, in their order."
+    about = "One prediction a text, in their order. Plain texts are UTF-8."
+    return {**plain, "application/json": {"schema": ref("Texts"), "example": example}}, about
 
 
 def _protocol(task: str) -> dict[str, Described]:

@@ -33,7 +33,7 @@ def components(settings: ServeSettings, task: str) -> dict[str, Schema]:
         "ErrorDetail": _object({"code": TEXT, "message": TEXT, "hint": TEXT, "request_id": TEXT}),
         "ProtocolError": _object({"error": TEXT}),
         "State": _object({"status": {"enum": ["live", "ready"]}}),
-        **(_images(settings.max_inputs) if TASKS[task].noun == "image" else _texts(settings.max_inputs)),
+        **(_images(settings.max_inputs) if TASKS[task].noun == "image" else _texts(settings)),
         **_prediction(),
         **_operation_of_the_service(),
         **_protocol(settings.max_inputs, task),
@@ -57,9 +57,9 @@ def _images(most: int) -> dict[str, Schema]:
     }
 
 
-def _texts(most: int) -> dict[str, Schema]:
-    words: Schema = {**TEXT, "minLength": 1}
-    texts = {"text": words, "texts": _array(words, minItems=1, maxItems=most), "top_k": {**TOP_K, "type": ["integer", "null"]}}
+def _texts(settings: ServeSettings) -> dict[str, Schema]:
+    words: Schema = {**TEXT, "minLength": 1, "maxLength": settings.max_characters, "pattern": r"\S"}
+    texts = {"text": words, "texts": _array(words, minItems=1, maxItems=settings.max_inputs), "top_k": {**TOP_K, "type": ["integer", "null"]}}
     return {"Texts": _object(texts, *texts, oneOf=[{"required": ["text"]}, {"required": ["texts"]}])}
 
 

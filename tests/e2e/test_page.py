@@ -237,3 +237,40 @@ def test_page_of_a_listed_origin_calls_the_service_and_another_cannot(browser: A
         other.shutdown()
         thread.join()
         other.server_close()
+
+
+@pytest.fixture(scope="module")
+def text_server(text_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("text-page"), text_package.folder) as running:
+        yield running
+
+
+def test_text_is_predicted_by_keyboard_alone_and_its_curl_command_is_the_same_request(
+    browser: Any, text_server: Server, text_package: Package
+) -> None:
+    said, text = [], """it's "late" \\ 包裹 <b>today</b>"""
+    expected = PackagePredictor.open(text_package.folder).predict([text.encode()], 3)[0]["labels"]
+    context = browser.new_context(viewport={"width": 360, "height": 800})
+    page = context.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(text_server.url)
+    for _ in range(2):  # the link to the interface, the key
+        page.keyboard.press("Tab")
+    page.keyboard.type(text_server.key)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "text"
+    page.keyboard.press("Control+Enter")
+    assert "Write a text first." in page.locator("#error").inner_text()
+    page.keyboard.type(text)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#answer:not([hidden])")
+    assert page.locator("#labels tr").first.locator("th").inner_text() == expected[0]["label"]
+    assert page.locator("#labels tr").first.locator(".figure").inner_text() == f"{100 * expected[0]['score']:.2f} %"
+    command = page.locator("#curl").inner_text()
+    assert text_server.key not in page.content()
+    done = subprocess.run(["sh", "-c", command], env={"KEY": text_server.key, "PATH": "/usr/bin:/bin"}, capture_output=True, check=False)
+    answered = json.loads(done.stdout)["predictions"][0]["labels"]
+    assert [item["label"] for item in answered] == page.locator("#labels th").all_inner_texts()
+    context.close()
+    assert said == []

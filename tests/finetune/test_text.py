@@ -11,19 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from export.pipeline import export_package
+from finetune.augmentation import token_dropout
 from finetune.baselines import text_baselines
-from finetune.evaluation import eager_logits
-from finetune.loop import bucket_by_length
+from finetune.blocks import layers_in_order
+from finetune.combination import make_soup
+from finetune.evaluation import eager_logits, evaluate_run
+from finetune.loop import Fit, bucket_by_length
 from finetune.network import restore_network
-from finetune.settings import EMBEDDED_TEXT_MODEL, MAX_LENGTH, check_settings, method_defaults
-from finetune.text_models import build_text_model
+from finetune.settings import EMBEDDED_TEXT_MODEL, MAX_LENGTH, TrainSettings, check_settings, method_defaults
+from finetune.text_models import Extension, build_text_model
 from finetune.training import train_run
+from finetune.vocabulary import unknown_words
 from fmx.contract import TextInput
 from fmx.data import reopen_source
 from fmx.data.rows import read_splits
-from fmx.errors import DataError, ModelError, UsageError
+from fmx.errors import BudgetError, DataError, ModelError, PackageError, UsageError
 from fmx.run import Run, load_run, task_of
+from fmx.texts import open_tokenizer
+from tests.texts import make_texts
 
 TASK = "text-classification"
 
@@ -181,3 +189,144 @@ def test_copies_across_splits_end_a_training(tiny_encoder: Path, tmp_path: Path)
     with pytest.raises(DataError, match="misled"):
         train(tmp_path / "t.csv", tiny_encoder, tmp_path / "runs")
     assert load_run(train(tmp_path / "t.csv", tiny_encoder, tmp_path / "runs", allow_leakage=True).folder).info.task == TASK
+
+
+NEW = ("дом", "鑫", "𠮷", "☃")
+"""Words and characters that the tiny encoder's tokenizer does not know."""
+
+
+def strange_table(path: Path) -> Path:
+    """Texts of two classes that only words tell apart which the tokenizer does not know."""
+    rows = [(f"{NEW[number % 2 + 2 * label]} is here {number}", str(label)) for label in (0, 1) for number in range(40)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+def test_unknown_words_become_tokens_that_are_learnt(tiny_encoder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings: dict[str, Any] = {"method": "finetune", "epochs": 8, "lr": 1e-2, "max_length": 16, "device": "cpu"}
+    table = strange_table(tmp_path / "t.csv")
+    run = train_run(tmp_path / "runs", said.append, task=TASK, data=str(table), model=str(tiny_encoder), extend_vocab=100, **settings)
+    vocabulary = json.loads((run.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert set(NEW) <= set(vocabulary)
+    assert any("are new tokens" in line and "now 0.0% are" in line for line in said)
+    assert isinstance(run.info.input, TextInput)
+    assert run.info.input.vocabulary == max(vocabulary.values()) + 1
+    rows = read_splits(reopen_source(run.info.settings), task_of(run))["test"]
+    assert (eager_logits(restore_network(run), rows, torch.device("cpu")).argmax(axis=1) == rows.labels).mean() > 0.7  # of 0.5 without them
+
+
+def test_tokenizer_that_knows_every_word_is_left_alone(text_table: Path, tiny_encoder: Path) -> None:
+    said: list[str] = []
+    plain = build_text_model(str(tiny_encoder), "default", 32, 3)
+    extended = build_text_model(str(tiny_encoder), "default", 32, 3, Extension(100, ["my parcel is late"] * 3, said.append))
+    assert extended.files["tokenizer.json"] == plain.files["tokenizer.json"]
+    assert "adds nothing" in said[0]
+
+
+def test_only_frequent_words_are_added_the_most_frequent_first(tiny_encoder: Path) -> None:
+    tokenizer = open_tokenizer(tiny_encoder / "tokenizer.json")
+    unknown = tokenizer.token_to_id("[UNK]")
+    texts = ["鑫 鑫 鑫 my parcel", "☃ ☃", "𠮷"]
+    assert unknown_words(tokenizer, unknown, texts, 10) == ["鑫", "☃"]
+    assert unknown_words(tokenizer, unknown, texts, 1) == ["鑫"]
+    assert unknown_words(tokenizer, None, texts, 10) == []
+
+
+@pytest.mark.parametrize("method", ["linear-probe", "lora", "norm-bias"])
+def test_new_tokens_need_a_method_that_trains_them(method: str) -> None:
+    with pytest.raises(UsageError, match="leaves the embeddings as they are"):
+        check_settings({"task": TASK, "data": "x.csv", "method": method, "extend_vocab": 10})
+
+
+def test_dropped_tokens_are_never_the_special_ones_nor_padding(text_run: Run) -> None:
+    spec = text_run.info.input
+    assert isinstance(spec, TextInput)
+    rows = torch.from_numpy(np.stack([task_of(text_run).row(text) for text in (b"my parcel is late today please", b"thanks")]))
+    seen = [token_dropout(spec, 0.5)(rows, lambda given: given, torch.device("cpu"), torch.Generator().manual_seed(seed)) for seed in range(50)]
+    lengths = (rows != spec.pad_id).sum(dim=1)
+    for changed in seen:
+        assert torch.equal(changed[:, 0], rows[:, 0])
+        assert torch.equal(changed[torch.arange(2), lengths - 1], rows[torch.arange(2), lengths - 1])
+        assert torch.equal(changed == spec.pad_id, rows == spec.pad_id)
+        assert set(changed[changed != rows].tolist()) <= {spec.unknown_id}
+    share = torch.stack([(changed != rows).sum() for changed in seen]).float().mean() / (lengths - 2).sum()
+    assert 0.35 < float(share) < 0.65
+    assert torch.equal(token_dropout(spec, 0.0)(rows, lambda given: given, torch.device("cpu"), torch.Generator()), rows)
+    with pytest.raises(UsageError, match="no token for what is unknown"):
+        token_dropout(spec.model_copy(update={"unknown_id": None}), 0.1)
+
+
+def test_interrupted_run_is_resumed_exactly(text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": "finetune", "epochs": 3, "max_length": 32, "device": "cpu", "seed": 3, "checkpoint_minutes": 1e-6}
+    whole = train(text_table, tiny_encoder, tmp_path / "whole", **settings)
+
+    class Stop(Exception):
+        pass
+
+    def stop(fit: Fit) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(text_table, tiny_encoder, tmp_path / "runs", on_epoch=stop, name="broken", **settings)
+    resumed = train_run(tmp_path / "runs", resume="broken")
+    assert resumed.info.weights_sha256 == whole.info.weights_sha256
+
+
+def test_run_json_repeats_a_run_of_texts(text_run: Run) -> None:
+    known = {key: value for key, value in text_run.info.settings.items() if key in TrainSettings.model_fields}
+    assert check_settings(known).peak_rate == text_run.info.settings["lr"]
+    with pytest.raises(UsageError, match="--augment does nothing for texts"):
+        check_settings({"task": TASK, "data": "x.csv", "augment": "light"})
+    with pytest.raises(UsageError, match="whose window stays"):
+        check_settings({"task": TASK, "data": "x.csv", "model": "run:a", "max_length": 16})
+
+
+def test_soup_of_texts_is_a_run_like_others(text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    runs = [train(text_table, tiny_encoder, out, method="finetune", epochs=2, lr=3e-3, seed=seed, split_seed=0) for seed in (1, 2, 3)]
+    try:
+        soup = make_soup([str(run.folder) for run in runs], out=out)
+    except BudgetError:  # no average was better: what it is made of is tested where there is one
+        pytest.skip("no average of these runs is better than the best of them")
+    assert torch.isfinite(restore_network(load_run(soup.folder))(torch.ones(2, 32, dtype=torch.int32))).all()
+
+
+def test_altered_configuration_of_a_run_is_refused(text_run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(text_run.folder, copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text().replace('"gelu"', '"relu"'))
+    with pytest.raises(PackageError, match=r"config\.json is missing or not the file"):
+        load_run(copy)
+
+
+def test_weights_that_lack_the_encoders_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "wrapped"
+    shutil.copytree(tiny_encoder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"wrapper.{key}": value for key, value in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lack 37 tensors of the encoder"):
+        build_text_model(str(folder), "default", 32, 2)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="cannot be had"):
+        build_text_model(str(folder), "default", 32, 2)
+
+
+def test_transformers_blocks_are_layers_whatever_share_of_the_weights_they_have(tiny_encoder: Path) -> None:
+    body = build_text_model(str(tiny_encoder), "default", 32, 2).module
+    blocks = [layer for layer in layers_in_order(body) if any(type(module).__name__ == "BertLayer" for module in layer)]
+    assert len(blocks) == 2
+
+
+def test_columns_of_a_run_are_taken_again_for_its_evaluation(tiny_encoder: Path, tmp_path: Path) -> None:
+    from fmx.evaluation import evaluate_package
+
+    rows = make_texts(90)
+    with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "title", "label"), *((f"nothing {number}", text, label) for number, (text, label) in enumerate(rows))])
+    run = train(tmp_path / "t.csv", tiny_encoder, tmp_path / "runs", method="finetune", epochs=3, lr=5e-3, text_column="title")
+    again = evaluate_run(run, str(tmp_path / "t.csv"), torch.device("cpu"))
+    assert again.facts["rows_of_run"]
+    package = export_package(run.folder, out=tmp_path / "packages")
+    assert evaluate_package(package.folder, str(tmp_path / "t.csv")).facts["rows_of_export"]

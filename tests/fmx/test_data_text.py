@@ -170,8 +170,8 @@ def test_bad_lines_of_jsonl_are_named_all_at_once(tmp_path: Path) -> None:
         bad,
         [
             r"text has a lone surrogate \(U\+D800 at character 6\)",
-            r"text is no string \(3\)",
-            r"text is no string \(\['a'\]\)",
+            r"text is no string but int",
+            r"text is no string but list",
             "no label",
             "no label",
             "label is no string or number",
@@ -198,7 +198,7 @@ def test_escaped_pairs_and_zero_bytes_of_jsonl_are_kept(tmp_path: Path) -> None:
 
 
 def test_text_that_is_a_number_in_parquet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"6 bad rows: row 1: text is no string \(0\); row 2"):
+    with pytest.raises(DataError, match=r"6 bad rows: row 1: text is no string but int; row 2"):
         open_text(write(tmp_path / "rows.parquet", [{"text": i, "label": "ab"[i % 2]} for i in range(6)]))
 
 
@@ -512,3 +512,43 @@ def test_rows_of_a_dataset_without_a_label_are_faults(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": train, "test": test}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(DataError, match="2 bad rows: test row 1: no label; test row 2: no label"):
         open_text(f"hf:{tmp_path / 'saved'}")
+
+
+def test_texts_that_are_nearly_the_same_never_get_into_two_splits(tmp_path: Path) -> None:
+    rows = [
+        {"text": text, "label": label}
+        for number in range(20)
+        for label in ("bad", "good")
+        for text in (f"{label} Word {number}", f"{label} word {number}!")
+    ]
+    source = open_text(write(tmp_path / "rows.csv", rows))
+    places: dict[str, set[str]] = {item.read().decode().lower().rstrip("!"): set() for item in items_of(source)}
+    for split, items in source.splits.items():
+        for item in items:
+            places[item.read().decode().lower().rstrip("!")].add(split)
+    assert all(len(splits) == 1 for splits in places.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("這個產品非常好我喜歡", "big5"), ("이 제품은 아주 좋아요", "euc-kr"), ("この商品はとても良いです", "shift-jis"), ("für straße groß", "cp1252")],
+)
+def test_other_encodings_are_no_chinese(text: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text,label\n" + "".join(f"{text} {number},{number % 2}\n" for number in range(40)).encode(encoding))
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        open_text(str(path))
+
+
+def test_quotation_mark_that_is_not_closed_is_named_in_tsv(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('text\tlabel\n"Great movie\tpos\nso so\tneg\nbad film"\tneg\nok\tpos\n')
+    with pytest.raises(DataError, match="line 2: a field goes on over tabs and lines"):
+        open_text(str(path))
+
+
+def test_columns_without_a_name_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,,\na,b,,\n")
+    with pytest.raises(DataError, match="2 columns without a name"):
+        open_text(str(path))

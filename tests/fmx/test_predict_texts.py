@@ -229,8 +229,8 @@ def test_service_refuses_a_text_and_answers_the_others(predict: Command, service
 def test_image_sent_to_a_service_of_texts_is_told(predict: Command, service: Running, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
     done = predict("--url", service.url, "--key", service.key, str(tmp_path / "photo.png"))
-    assert done.code == 3, done.said
-    assert "text/plain" in done.said
+    assert done.code == 2, done.said
+    assert "is an image, and this model reads texts" in done.said
 
 
 def test_client_says_what_the_service_says(service: Running) -> None:

@@ -20,8 +20,8 @@ from fmx.data import TEXTS, open_source
 from fmx.data.check import check_texts, find_leakage
 from fmx.data.check.findings import KINDS_OF, TEXT_KINDS, Finding
 from fmx.data.check.scripts import mean_shares, script_shares, shift_findings
-from fmx.data.check.text_duplicates import normalise
 from fmx.data.check.texts import read_text_facts, shows_something
+from fmx.data.likeness import normalise
 from fmx.data.rows import Rows
 from fmx.data.source import Item, Source
 from fmx.personal_data import count_personal_data

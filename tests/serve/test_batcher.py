@@ -303,3 +303,21 @@ def test_closing_answers_what_waits_and_refuses_what_comes(model: Model, start: 
     assert values(asked) == [1, 2]
     with pytest.raises(NotReadyError):
         batcher.submit([row(3)], soon())
+
+
+class Panic(BaseException):
+    """As what a library in Rust raises."""
+
+
+def test_panic_of_a_decoder_fails_its_own_request_and_ends_no_thread(model: Model) -> None:
+    def panic(data: bytes) -> Decoded:
+        if data == b"bad":
+            raise Panic("index out of range")
+        return decode(data)
+
+    batcher = MicroBatcher(Lanes(model, 1, None, 1, 4, 4, 0.001), panic, SHAPE, np.dtype(np.uint8))
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="Panic: index out of range"):
+            batcher.submit([b"bad"], soon()).future.result(10)
+        assert values(batcher.submit([b"7"], soon())) == [7]
+    batcher.close()

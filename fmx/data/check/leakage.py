@@ -8,8 +8,9 @@ import numpy as np
 
 from fmx.data.check.duplicates import Table, exact_findings, near_findings, near_pairs
 from fmx.data.check.findings import Finding, worst_first
-from fmx.data.check.text_duplicates import normalised_digest, normalised_findings
+from fmx.data.check.text_duplicates import normalised_findings
 from fmx.data.check.thumbnails import row_thumbnails
+from fmx.data.likeness import normalised_digest
 from fmx.data.rows import Rows
 
 

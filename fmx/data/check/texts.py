@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fmx.data.check.scripts import script_shares
-from fmx.data.check.text_duplicates import normalised_digest
+from fmx.data.likeness import normalised_digest
 from fmx.data.source import Item
 from fmx.personal_data import count_personal_data
 from fmx.texts import MAX_CHARACTERS
