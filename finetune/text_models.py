@@ -82,7 +82,7 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
         weights: `default` (pretrained) or `none` (random).
         max_length: tokens of a row.
         classes: of the head.
-        extension: of the vocabulary; its embeddings begin as torch's random state has it.
+        extension: of the vocabulary; new embeddings are drawn from torch's random state.
 
     Raises:
         ModelError: not there, no encoder with a fast tokenizer, or its window is smaller than `max_length`.
@@ -122,13 +122,22 @@ def _extend(encoder: Any, spec: TextInput, serialised: str, extension: Extension
         return spec, serialised
     wider, size = widen(serialised, words)
     if size > encoder.config.vocab_size:
-        encoder.resize_token_embeddings(size)
+        _grow_embeddings(encoder, size)
     sample = extension.texts[:SHARE_TEXTS]
     shares = [unknown_share(tokenizer, spec.unknown_id, sample) for tokenizer in (before, tokenizer_of(wider))]
     extension.say(
         f"{len(words)} words and characters are new tokens: {shares[0]:.1%} of the training texts' tokens were unknown, now {shares[1]:.1%} are."
     )
     return spec.model_copy(update={"vocabulary": size, "tokenizer_sha256": storage.sha256_bytes(wider.encode())}), wider
+
+
+@torch.no_grad()
+def _grow_embeddings(encoder: Any, size: int) -> None:
+    """Give an encoder's table of embeddings more rows, each drawn about the mean of the old ones with their own spread."""
+    old = encoder.get_input_embeddings().weight.detach().clone()
+    encoder.resize_token_embeddings(size, mean_resizing=False)
+    new = encoder.get_input_embeddings().weight
+    new[len(old) :] = old.mean(dim=0) + old.std(dim=0) * torch.randn(size - len(old), old.shape[1])
 
 
 def rebuild_text_body(folder: Path, spec: TextInput, classes: int) -> TextBody:

@@ -205,7 +205,7 @@ def strange_table(path: Path) -> Path:
 
 def test_unknown_words_become_tokens_that_are_learnt(tiny_encoder: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    settings: dict[str, Any] = {"method": "finetune", "epochs": 8, "lr": 1e-2, "max_length": 16, "device": "cpu"}
+    settings: dict[str, Any] = {"method": "finetune", "epochs": 15, "lr": 1e-2, "max_length": 16, "patience": 15, "device": "cpu"}
     table = strange_table(tmp_path / "t.csv")
     run = train_run(tmp_path / "runs", said.append, task=TASK, data=str(table), model=str(tiny_encoder), extend_vocab=100, **settings)
     vocabulary = json.loads((run.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
@@ -214,6 +214,8 @@ def test_unknown_words_become_tokens_that_are_learnt(tiny_encoder: Path, tmp_pat
     assert isinstance(run.info.input, TextInput)
     assert run.info.input.vocabulary == max(vocabulary.values()) + 1
     rows = read_splits(reopen_source(run.info.settings), task_of(run))["test"]
+    again = train_run(tmp_path / "again", task=TASK, data=str(table), model=str(tiny_encoder), extend_vocab=100, **settings)
+    assert again.info.weights_sha256 == run.info.weights_sha256
     assert (eager_logits(restore_network(run), rows, torch.device("cpu")).argmax(axis=1) == rows.labels).mean() > 0.7  # of 0.5 without them
 
 
