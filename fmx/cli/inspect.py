@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmx.cli import output
-from fmx.contract import ImageInput, Input
+
+if TYPE_CHECKING:
+    from fmx.contract import Input
 
 
 def inspect(
@@ -43,6 +45,6 @@ def inspect(
 
 
 def _input(spec: Input) -> str:
-    if isinstance(spec, ImageInput):
+    if spec.kind == "image":
         return f"uint8 [batch, {spec.height}, {spec.width}, 3] RGB; images are resized by {spec.resize}, {spec.interpolation}"
     return f"int64 [batch, sequence], at most {spec.max_length} token ids of a text, by tokenizer.json"
