@@ -26,10 +26,10 @@ LOOKED_AT = 20_000
 LEAST_COMMON = 0.85
 """Of these, so many must be common."""
 FEW, LEAST_BEHIND = 30, 0.05
-"""EUC-KR writes Hangul with the lead bytes of the first 25 rows alone; of so many Chinese characters some are from the rows behind."""
+"""EUC-KR writes Hangul with the lead bytes of the first 25 rows alone; of so many different Chinese characters some are from the rows behind."""
 BEHIND_HANGUL = range(0xC9, 0xD8)
-FIRST_LEVEL, SIGNS = range(0xB0, 0xD8), (0xA1, 0xA3)
-"""Lead bytes of GB 2312: of common characters; of punctuation and full-width forms."""
+COMMON = (0xA1, 0xA3, *range(0xB0, 0xD8))
+"""Lead bytes of GB 2312: of punctuation and full-width forms, and of common characters."""
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands ("line 7"), and its values by column."""
@@ -152,10 +152,16 @@ def _reads_as_chinese(text: str) -> bool:
     The first level of GB 2312, sorted by sound, holds the 3,755 characters that make up over 99 % of running text.
     """
     foreign = [character for character in text if not character.isascii()][:LOOKED_AT]
-    leads = [written[0] for character in foreign if len(written := character.encode("gb2312", errors="ignore")) == 2]
-    common = sum(lead in FIRST_LEVEL or lead in SIGNS for lead in leads)
-    not_hangul = sum(lead in BEHIND_HANGUL for lead in leads)
-    return common >= LEAST_COMMON * len(foreign) and (len(leads) < FEW or not_hangul >= LEAST_BEHIND * len(leads))
+    common = sum(_lead_of(character) in COMMON for character in foreign)
+    different = [lead for lead in map(_lead_of, set(foreign)) if lead in COMMON]
+    behind = sum(lead in BEHIND_HANGUL for lead in different)
+    return common >= LEAST_COMMON * len(foreign) and (len(different) < FEW or behind >= LEAST_BEHIND * len(different))
+
+
+def _lead_of(character: str) -> int:
+    """Give the first of the two bytes by which GB 2312 writes a character; 0 where it does not."""
+    written = character.encode("gb2312", errors="ignore")
+    return written[0] if len(written) == 2 else 0
 
 
 def _read_csv(path: Path, known: Collection[str], delimiter: str = "") -> Table:

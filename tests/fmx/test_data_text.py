@@ -531,7 +531,12 @@ def test_texts_that_are_nearly_the_same_never_get_into_two_splits(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [("這個產品非常好我喜歡", "big5"), ("이 제품은 아주 좋아요", "euc-kr"), ("この商品はとても良いです", "shift-jis"), ("für straße groß", "cp1252")],
+    [
+        ("這個產品非常好我喜歡", "big5"),
+        ("이 제품은 아주 좋아요 그런데 배송이 너무 늦게 와서 기분 나빴습니다 다시 사고 싶은 마음", "euc-kr"),
+        ("この商品はとても良いです", "shift-jis"),
+        ("für straße groß", "cp1252"),
+    ],
 )
 def test_other_encodings_are_no_chinese(text: str, encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
