@@ -48,7 +48,7 @@ async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> 
     elif kind == "multipart/form-data" and task.noun == "image":
         inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
-        inputs, top_k = await parsed(await request.body(), *((_read_json, top_k) if task.noun == "image" else (_read_texts, top_k, settings)))
+        inputs, top_k = await parsed(await request.body(), _read_images if task.noun == "image" else _read_texts, top_k, settings)
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",
@@ -96,30 +96,29 @@ def _has_end(body: bytes, content_type: str) -> bool:
     return boundary is None or b"\r\n--" + boundary + b"--" in body
 
 
-def _read_json(body: bytes, top_k: str | None) -> tuple[list[bytes], str | None]:
+def _read_images(body: bytes, top_k: str | None, _settings: ServeSettings) -> tuple[list[bytes], str | None]:
     hint = 'Send {"image": BASE64} or {"images": [BASE64, ...]}, with "top_k" if wanted.'
     content = read_object(body, "body", hint)
-    unknown = set(content) - {"image", "images", "top_k"}
-    if unknown or ("image" in content) == ("images" in content):
-        named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else "exactly one of image and images is needed"
-        raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)
-    images = [content["image"]] if "image" in content else content["images"]
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise InputError("The JSON body's images are no base64 strings.", hint=hint)
-    return decode_images(images, hint), _top_k_of(content, top_k, hint)
+    return decode_images(_strings_of(content, "image", "base64 strings", hint), hint), _top_k_of(content, top_k, hint)
 
 
 def _read_texts(body: bytes, top_k: str | None, settings: ServeSettings) -> tuple[list[bytes], str | None]:
     hint = 'Send {"text": TEXT} or {"texts": [TEXT, ...]}, with "top_k" if wanted.'
     content = read_object(body, "body", hint)
-    unknown = set(content) - {"text", "texts", "top_k"}
-    if unknown or ("text" in content) == ("texts" in content):
-        named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else "exactly one of text and texts is needed"
+    return encode_texts(_strings_of(content, "text", "strings", hint), settings), _top_k_of(content, top_k, hint)
+
+
+def _strings_of(content: dict[str, Any], one: str, what: str, hint: str) -> list[str]:
+    """Take the inputs out of a JSON body: one string under its singular, or a list under its plural. Raises: `InputError`."""
+    many = f"{one}s"
+    unknown = set(content) - {one, many, "top_k"}
+    if unknown or (one in content) == (many in content):
+        named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else f"exactly one of {one} and {many} is needed"
         raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)
-    texts = [content["text"]] if "text" in content else content["texts"]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError("The JSON body's texts are no strings.", hint=hint)
-    return encode_texts(texts, settings), _top_k_of(content, top_k, hint)
+    values = [content[one]] if one in content else content[many]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"The JSON body's {many} are no {what}.", hint=hint)
+    return values
 
 
 def encode_texts(texts: Sequence[str], settings: ServeSettings) -> list[bytes]:
