@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fmx.data.check.classes import label_name
 from fmx.data.check.findings import Finding, Severity, finding
 from fmx.data.check.thumbnails import difference_hashes
+from fmx.data.source import Item, Source
 
 MOST_BITS = 12
 """Bits of 64 in which the hashes of a candidate pair may differ"""
@@ -46,6 +48,24 @@ class Table:
     def describe_pair(self, one: int, other: int) -> str:
         """Name two rows."""
         return f"{self.describe(one)} and {self.describe(other)}"
+
+
+def table_of(source: Source, items: Sequence[tuple[str, Item]], digests: Sequence[bytes], noun: str = "image") -> Table:
+    """Make the table of a source's items.
+
+    Args:
+        source: labelled data.
+        items: of it, each with its split.
+        digests: SHA-256 of each item's bytes; empty for those that could not be read.
+        noun: what the rows are.
+    """
+    return Table(
+        names=[item.name for _, item in items],
+        splits=[split for split, _ in items],
+        labels=[label_name(source, item) for _, item in items],
+        digests=digests,
+        noun=noun,
+    )
 
 
 def exact_findings(table: Table, *, within: bool = True) -> tuple[Finding, ...]:

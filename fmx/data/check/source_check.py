@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fmx.data.check.checked import Checked
-from fmx.data.check.classes import class_findings, count_rows, label_name
-from fmx.data.check.duplicates import Table, exact_findings, near_findings, near_pairs
+from fmx.data.check.classes import class_findings, count_rows
+from fmx.data.check.duplicates import Table, exact_findings, near_findings, near_pairs, table_of
 from fmx.data.check.files import FileFacts, read_facts
 from fmx.data.check.findings import KINDS, Finding, finding, worst_first
 from fmx.data.check.thumbnails import SIDE
@@ -60,12 +60,7 @@ def check_source(source: Source, *, near: bool = True) -> DataCheck:
         facts[index] = read_facts(items[index][1], thumbnails[index])
 
     in_threads(read, len(items), "checking images")
-    table = Table(
-        names=[item.name for _, item in items],
-        splits=[split for split, _ in items],
-        labels=[label_name(source, item) for _, item in items],
-        digests=[fact.digest for fact in facts],
-    )
+    table = table_of(source, items, [fact.digest for fact in facts])
     readable = np.array([index for index, fact in enumerate(facts) if fact.readable], dtype=np.int64)
     near_found = near_findings(table, readable[near_pairs(thumbnails[readable])]) if near else ()
     counts = count_rows(source)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fmx.data.check.checked import Checked
-from fmx.data.check.classes import class_findings, count_rows, label_name
-from fmx.data.check.duplicates import Table, exact_findings
+from fmx.data.check.classes import class_findings, count_rows
+from fmx.data.check.duplicates import Table, exact_findings, table_of
 from fmx.data.check.findings import Finding, Severity, finding, worst_first
 from fmx.data.check.scripts import mean_shares, shift_findings
 from fmx.data.check.text_duplicates import normalised_findings
@@ -79,13 +79,7 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
         facts[index] = read_text_facts(items[index][1], measure)
 
     in_threads(read, len(items), "checking texts")
-    table = Table(
-        names=[item.name for _, item in items],
-        splits=[split for split, _ in items],
-        labels=[label_name(source, item) for _, item in items],
-        digests=[fact.digest for fact in facts],
-        noun="text",
-    )
+    table = table_of(source, items, [fact.digest for fact in facts], "text")
     window = max_length if tokenizer is not None else None
     counts = count_rows(source)
     scripts = _by_split(table, facts)
