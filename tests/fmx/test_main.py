@@ -1,20 +1,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from fmx.cli import main as module
 from fmx.errors import UsageError
 
-
-@pytest.fixture(autouse=True)
-def _handlers_put_back() -> Iterator[None]:
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for one, handler in handlers.items():
-        signal.signal(one, handler)
+pytestmark = pytest.mark.usefixtures("handlers_put_back")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +18,13 @@ from fmx.client import ServiceClient
 from fmx.errors import InputError, TooLargeError
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
-from serve.access.keys import create_key
-from tests.serve.listening import listening
+from tests.serve.listening import configured, listening
 from tests.serve.test_service import new_app
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
+pytestmark = [
+    pytest.mark.usefixtures("handlers_put_back"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's shell and its libraries
+]
 
 LATE, PAID = "the courier was late", "请退款，今天"
 
@@ -41,14 +42,6 @@ class Done:
     @property
     def inputs(self) -> list[str]:
         return [item["input"] for item in self.answer["predictions"]]
-
-
-@pytest.fixture(autouse=True)
-def _handlers_put_back() -> Iterator[None]:
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for one, handler in handlers.items():
-        signal.signal(one, handler)
 
 
 class Command:
@@ -193,13 +186,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def service(text_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    file = tmp_path_factory.mktemp("keys") / "keys.json"
-    _, key = create_key(file, "free")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_KEYS_FILE", str(file))
-        patch.setenv("FMX_PACKAGE", str(text_package.folder))
-        with listening(new_app()) as address:
-            yield Running(address, key)
+    with configured(text_package, tmp_path_factory.mktemp("keys")) as key, listening(new_app()) as address:
+        yield Running(address, key)
 
 
 def test_service_answers_as_the_package(predict: Command, service: Running, text_package: Package, tmp_path: Path) -> None:

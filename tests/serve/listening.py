@@ -1,4 +1,4 @@
-"""The service behind a socket, in a thread of this process."""
+"""The service in this process: its settings and a key, and a socket before it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
+
+from fmx.package import Package
+from serve.access.keys import create_key
+
+
+@contextmanager
+def configured(package: Package, folder: Path, *, scopes: tuple[str, ...] = ("predict",), **variables: str) -> Iterator[str]:
+    """Set what a service of a package reads from the environment until the block ends; gives a key for it, whose file lies in the folder."""
+    keys = folder / "keys.json"
+    _, key = create_key(keys, "test", scopes=scopes)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"FMX_KEYS_FILE": str(keys), "FMX_PACKAGE": str(package.folder), **variables}.items():
+            patch.setenv(name, value)
+        yield key
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import httpx
 import pytest
 
 from fmx.package import Package
-from serve.access.keys import create_key
 from serve.routes import PAGES, ROUTES
-from tests.serve.listening import listening
+from tests.serve.listening import configured, listening
 from tests.serve.test_service import new_app
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -40,26 +39,29 @@ class Listening:
 
 @pytest.fixture(scope="module")
 def service(light_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    keys = tmp_path_factory.mktemp("keys") / "keys.json"
-    _, text = create_key(keys, "test", scopes=("predict", "admin"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_KEYS_FILE", str(keys))
-        patch.setenv("FMX_PACKAGE", str(light_package.folder))
-        patch.setenv("FMX_ACCESS_LOG", "off")
-        with listening(new_app()) as url:
-            yield Listening(url, text)
+    with (
+        configured(light_package, tmp_path_factory.mktemp("keys"), scopes=("predict", "admin"), FMX_ACCESS_LOG="off") as key,
+        listening(new_app()) as url,
+    ):
+        yield Listening(url, key)
+
+
+def run_schemathesis(url: str, key: str, described: Any, folder: Path, examples: int) -> str:
+    """Let schemathesis look for a disagreement of a service with its description; gives what it said when it found none."""
+    pytest.importorskip("schemathesis")
+    (folder / "schemathesis.toml").write_text(CONFIG)
+    (folder / "openapi.json").write_text(json.dumps(described))
+    command = [str(Path(sys.executable).parent / "st"), "--config-file", "schemathesis.toml", "run", "openapi.json", "--url", url, "--seed", "1"]
+    command += ["--phases", "coverage,fuzzing", "--max-examples", str(examples), "--continue-on-failure", "--warnings", "off", "--no-color"]
+    command += ["-H", f"Authorization: Bearer {key}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def test_schemathesis_finds_nothing(service: Listening, tmp_path: Path) -> None:
-    pytest.importorskip("schemathesis")
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    (tmp_path / "openapi.json").write_text(json.dumps(service.described()))
-    command = [str(Path(sys.executable).parent / "st"), "--config-file", "schemathesis.toml", "run", "openapi.json", "--url", service.url]
-    command += ["--seed", "1", "--phases", "coverage,fuzzing", "--max-examples", "25", "--continue-on-failure", "--warnings", "off", "--no-color"]
-    command += ["-H", f"Authorization: Bearer {service.key}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert f"Tested: {sum(len(methods) for methods in ROUTES.values())}" in done.stdout
+    said = run_schemathesis(service.url, service.key, service.described(), tmp_path, examples=25)
+    assert f"Tested: {sum(len(methods) for methods in ROUTES.values())}" in said
 
 
 def test_every_route_is_described_with_its_methods_and_its_key(service: Listening) -> None:

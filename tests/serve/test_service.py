@@ -23,11 +23,11 @@ from fmx.decoded import Decoded
 from fmx.images import ImageReader
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
-from serve.access.keys import create_key
 from serve.engine import OPENING
 from serve.service import FmxService, GuardedService
 from tests.conftest import encode
 from tests.fmx.test_images import png_header
+from tests.serve.listening import configured
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
 
@@ -89,14 +89,8 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(small_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patch:
-        keys = tmp_path_factory.mktemp("keys") / "keys.json"
-        _, text = create_key(keys, "test")
-        patch.setenv("FMX_KEYS_FILE", str(keys))
-        patch.setenv("FMX_PACKAGE", str(small_package.folder))
-        patch.setenv("FMX_MAX_BODY_BYTES", "1000000")
-        patch.setenv("FMX_MAX_INPUTS", "3")
-        made = Service(text)
+    with configured(small_package, tmp_path_factory.mktemp("keys"), FMX_MAX_BODY_BYTES="1000000", FMX_MAX_INPUTS="3") as key:
+        made = Service(key)
         yield made
         made.close()
 

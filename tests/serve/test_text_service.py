@@ -10,8 +10,6 @@ import logging
 import re
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +30,8 @@ from serve import metrics
 from serve.access.keys import create_key
 from serve.drift import DriftMonitor, read_reference
 from tests.e2e.conftest import eventually
-from tests.serve.listening import listening
-from tests.serve.test_openapi import CONFIG
+from tests.serve.listening import configured, listening
+from tests.serve.test_openapi import run_schemathesis
 from tests.serve.test_service import Service, error_of, new_app
 from tests.texts import CLASSES, make_texts
 
@@ -58,12 +56,8 @@ JSON = "application/json"
 
 @pytest.fixture(scope="module")
 def service(text_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patch:
-        keys = tmp_path_factory.mktemp("keys") / "keys.json"
-        _, text = create_key(keys, "test")
-        patch.setenv("FMX_KEYS_FILE", str(keys))
-        patch.setenv("FMX_PACKAGE", str(text_package.folder))
-        made = Service(text)
+    with configured(text_package, tmp_path_factory.mktemp("keys")) as key:
+        made = Service(key)
         yield made
         made.close()
 
@@ -341,21 +335,13 @@ def test_description_is_of_texts(service: Service) -> None:
         assert not re.search(r"\b(image|picture)s?\b", page, re.IGNORECASE)
 
 
-def test_description_and_service_agree(text_package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("schemathesis")
-    keys = tmp_path / "keys.json"
-    _, key = create_key(keys, "test", scopes=("predict", "admin"))
-    for name, value in (("FMX_KEYS_FILE", str(keys)), ("FMX_PACKAGE", str(text_package.folder)), ("FMX_ACCESS_LOG", "off")):
-        monkeypatch.setenv(name, value)
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    with listening(new_app()) as url:
+def test_description_and_service_agree(text_package: Package, tmp_path: Path) -> None:
+    with (
+        configured(text_package, tmp_path, scopes=("predict", "admin"), FMX_ACCESS_LOG="off") as key,
+        listening(new_app()) as url,
+    ):
         described = httpx.get(f"{url}/openapi.json").json()
-        (tmp_path / "openapi.json").write_text(json.dumps(described))
-        command = [str(Path(sys.executable).parent / "st"), "--config-file", "schemathesis.toml", "run", "openapi.json", "--url", url, "--seed", "1"]
-        command += ["--phases", "coverage,fuzzing", "--max-examples", "8", "--continue-on-failure", "--warnings", "off", "--no-color"]
-        command += ["-H", f"Authorization: Bearer {key}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+        run_schemathesis(url, key, described, tmp_path, examples=8)
         for route, item in described["paths"].items():
             example = item.get("post", {}).get("requestBody", {}).get("content", {}).get(JSON, {}).get("example")
             if example is not None:
