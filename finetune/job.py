@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, UsageError
 from fmx.run import Run, find_run, load_run
 from fmx.storage import LATEST
-from fmx.tasks import ImageClassification, Task, TextClassification, open_task
+from fmx.tasks import ImageClassification, Task, TextClassification
+from fmx.texts import TOKENIZER_FILE, tokenizer_of
 
 Say = Callable[[str], None]
 """Takes a line for a person."""
@@ -125,11 +125,11 @@ def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
 
 
 def _task(settings: TrainSettings, labels: tuple[str, ...], built: Built) -> Task:
-    """Open the task before there is a run: the tokenizer's file is made for it."""
-    with tempfile.TemporaryDirectory(prefix="fmx-train-") as name:
-        for file, content in built.files.items():
-            storage.write_text(Path(name) / file, content)
-        return open_task(settings.task, labels, built.network.spec, Path(name))
+    """Make the task before there is a run that it could be opened from."""
+    spec = built.network.spec
+    if isinstance(spec, ImageInput):
+        return ImageClassification(labels, spec)
+    return TextClassification(labels, spec, tokenizer_of(built.files[TOKENIZER_FILE].encode(), f"The tokenizer of {settings.model}"))
 
 
 def _pinned(given: str, prefix: str = "") -> str:

@@ -115,7 +115,7 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
 
 def _extend(encoder: Any, spec: TextInput, serialised: str, extension: Extension) -> tuple[TextInput, str]:
     """Widen the tokenizer, and the encoder's table of embeddings with it."""
-    before = tokenizer_of(serialised)
+    before = tokenizer_of(serialised.encode(), TOKENIZER_FILE)
     words = unknown_words(before, spec.unknown_id, extension.texts, extension.most)
     if not words:
         extension.say("The tokenizer knows every word that the training texts say twice, so --extend-vocab adds nothing.")
@@ -124,7 +124,7 @@ def _extend(encoder: Any, spec: TextInput, serialised: str, extension: Extension
     if size > encoder.config.vocab_size:
         _grow_embeddings(encoder, size)
     sample = extension.texts[:SHARE_TEXTS]
-    shares = [unknown_share(tokenizer, spec.unknown_id, sample) for tokenizer in (before, tokenizer_of(wider))]
+    shares = [unknown_share(tokenizer, spec.unknown_id, sample) for tokenizer in (before, tokenizer_of(wider.encode(), TOKENIZER_FILE))]
     extension.say(
         f"{len(words)} words and characters are new tokens: {shares[0]:.1%} of the training texts' tokens were unknown, now {shares[1]:.1%} are."
     )

@@ -12,6 +12,7 @@ from typing import Any
 from fmx import storage
 from fmx.contract import Manifest, Variant, parse_contract
 from fmx.errors import PackageError
+from fmx.tasks import Task, open_task
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -58,6 +59,12 @@ class Package:
 def find_package(given: str | Path | None = None) -> Path:
     """Find a package folder from a path, a name or `latest`. Raises: `UsageError`."""
     return storage.resolve(given, "packages", MANIFEST)
+
+
+def task_of(package: Package) -> Task:
+    """Open a package's task, with the tokenizer that lies in its folder. Raises: `PackageError`."""
+    contract = package.manifest.contract
+    return open_task(contract.task, contract.labels, contract.input, package.folder)
 
 
 def load_package(folder: Path) -> Package:

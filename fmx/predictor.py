@@ -17,8 +17,8 @@ from fmx.contract import ImageInput, ModelContract, Variant
 from fmx.errors import PackageError
 from fmx.gpu import GpuRunner
 from fmx.host import usable_cpus
-from fmx.package import Package, load_package
-from fmx.tasks import open_task
+from fmx.package import Package, load_package, task_of
+from fmx.tasks import Task, open_task
 
 EVALUATION_BATCH = 64
 GOLDEN_BATCH = 4
@@ -46,10 +46,21 @@ class Predictor:
         device: str = "cpu",
         spinning: bool = False,
         exact: bool = False,
-        folder: Path | None = None,
+        task: Task | None = None,
     ) -> None:
+        """Open a file.
+
+        Args:
+            model: an ONNX file, or its bytes.
+            contract: that it keeps.
+            threads: inside one operator.
+            device: cpu or cuda.
+            spinning: see `fmx.runtime.open_session`.
+            exact: see `fmx.runtime.open_session`.
+            task: the contract's, where it is open already; one that is opened here has no tokenizer, so that a text model takes rows alone.
+        """
         self.contract = contract
-        self.task = open_task(contract.task, contract.labels, contract.input, folder)
+        self.task = task or open_task(contract.task, contract.labels, contract.input)
         self.device = device
         self._session = runtime.open_session(model, threads=threads, device=device, spinning=spinning, exact=exact)
         names = self.task.input_name, contract.output.name
@@ -95,9 +106,11 @@ class Predictor:
 class PackagePredictor(Predictor):
     """A verified package, opened on one of its variants."""
 
-    def __init__(self, package: Package, variant: Variant, *, threads: int, device: str = "cpu", spinning: bool = False) -> None:
-        folder = package.folder
-        super().__init__(folder / variant.file, package.manifest.contract, threads=threads, device=device, spinning=spinning, folder=folder)
+    def __init__(
+        self, package: Package, variant: Variant, *, threads: int, device: str = "cpu", spinning: bool = False, task: Task | None = None
+    ) -> None:
+        model, contract = package.folder / variant.file, package.manifest.contract
+        super().__init__(model, contract, threads=threads, device=device, spinning=spinning, task=task or task_of(package))
         self.package = package
         self.variant = variant
 

@@ -48,17 +48,18 @@ def open_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
         raise PackageError(f"{path} cannot be read ({error.strerror}).", hint="Copy the folder again, as a whole.") from error
     if sha256 is not None and storage.sha256_bytes(raw) != sha256:
         raise PackageError(f"{path} is not the tokenizer that the model was trained with (its SHA-256 differs).", hint="Copy the folder again.")
-    try:
-        return tokenizer_of(raw.decode())
-    except ValueError as error:
-        raise PackageError(f"{path} is no tokenizer: {first_line(error)}", hint="It is the tokenizer.json of a fast tokenizer.") from error
+    return tokenizer_of(raw, str(path))
 
 
-def tokenizer_of(serialised: str) -> Tokenizer:
-    """Make a tokenizer of a tokenizer.json's text, as `open_tokenizer` does of the file.
+def tokenizer_of(serialised: bytes, name: str) -> Tokenizer:
+    """Make a tokenizer of a tokenizer.json's bytes, as `open_tokenizer` does of the file.
+
+    Args:
+        serialised: UTF-8.
+        name: what an error calls it.
 
     Raises:
-        ValueError: it is none.
+        PackageError: it is none.
         SurroundingsError: `tokenizers` is not installed.
     """
     try:
@@ -66,9 +67,11 @@ def tokenizer_of(serialised: str) -> Tokenizer:
     except ImportError as error:
         raise missing_extra("serve", "Reading texts") from error
     try:
-        tokenizer = Tokenizer.from_str(serialised)
+        tokenizer = Tokenizer.from_str(serialised.decode())
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except BaseException as error:  # the library raises bare exceptions, and a panic is not even one
-        raise ValueError(str(error).partition("\n")[0]) from error
+        raise PackageError(f"{name} is no tokenizer: {first_line(error)}", hint="It is the tokenizer.json of a fast tokenizer.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True

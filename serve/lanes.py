@@ -15,7 +15,7 @@ import numpy as np
 
 from fmx.contract import Variant
 from fmx.gpu import SIZES
-from fmx.package import Package
+from fmx.package import Package, task_of
 from fmx.predictor import PackagePredictor
 from fmx.runtime import choose_device
 from serve.batcher import Lanes, Run
@@ -62,10 +62,11 @@ def open_lanes(package: Package, settings: ServeSettings, like: Opened | None = 
     device = choose_device(settings.device)
     variant = package.variant(settings.variant, device)
     threads = settings.worker_threads
+    task = task_of(package)  # one for both sessions
 
     def opened(threads_inside: int) -> PackagePredictor:
         spinning = threads_inside > 1 and settings.workers == 1  # only then are the cores ours while a row is alone
-        return PackagePredictor(package, variant, threads=threads_inside, device=device, spinning=spinning)
+        return PackagePredictor(package, variant, threads=threads_inside, device=device, spinning=spinning, task=task)
 
     if device != "cpu":
         return _on_gpu(opened(1), settings)

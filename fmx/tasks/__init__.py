@@ -9,6 +9,7 @@ from fmx.errors import PackageError, UsageError, nearest_names
 from fmx.tasks.image_classification import ImageClassification
 from fmx.tasks.task import Task
 from fmx.tasks.text_classification import TextClassification
+from fmx.texts import TOKENIZER_FILE, open_tokenizer
 
 TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {
     ImageClassification.name: ImageClassification,
@@ -36,7 +37,8 @@ def open_task(name: str, labels: tuple[str, ...], spec: ImageInput | TextInput, 
     if task is ImageClassification and isinstance(spec, ImageInput):
         return ImageClassification(labels, spec)
     if task is TextClassification and isinstance(spec, TextInput):
-        return TextClassification(labels, spec, folder)
+        tokenizer = open_tokenizer(folder / TOKENIZER_FILE, spec.tokenizer_sha256) if folder is not None else None
+        return TextClassification(labels, spec, tokenizer)
     raise PackageError(f"{name} does not take inputs of the kind {spec.kind!r}.", hint="The contract was altered: export again.")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fmx.contract import ImageInput
 from fmx.images import ImageReader
 from fmx.tasks.task import Task
@@ -19,5 +17,5 @@ class ImageClassification(Task):
     noun = "image"
     large_bytes = 2_000_000
 
-    def __init__(self, labels: tuple[str, ...], spec: ImageInput, folder: Path | None = None) -> None:
+    def __init__(self, labels: tuple[str, ...], spec: ImageInput) -> None:
         super().__init__(labels, ImageReader(spec), spec)

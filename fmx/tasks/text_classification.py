@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fmx.contract import TextInput
 from fmx.tasks.task import Task
-from fmx.texts import TOKENIZER_FILE, TextReader, open_tokenizer
+from fmx.texts import TextReader
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class TextClassification(Task):
@@ -19,6 +22,5 @@ class TextClassification(Task):
     noun = "text"
     large_bytes = 20_000
 
-    def __init__(self, labels: tuple[str, ...], spec: TextInput, folder: Path | None = None) -> None:
-        tokenizer = open_tokenizer(folder / TOKENIZER_FILE, spec.tokenizer_sha256) if folder is not None else None
+    def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(labels, TextReader(spec, tokenizer), spec)

@@ -268,6 +268,18 @@ def test_tokenizer_that_is_not_the_models_is_refused(tiny_encoder: Path, tmp_pat
     open_tokenizer(file, sha256)
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_stop_while_a_tokenizer_is_read_stays_one(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]) -> None:
+    class Stopped:
+        @staticmethod
+        def from_str(_text: str) -> Any:
+            raise stop
+
+    monkeypatch.setattr("tokenizers.Tokenizer", Stopped)
+    with pytest.raises(stop):
+        open_tokenizer(tiny_encoder / TOKENIZER_FILE)
+
+
 def test_facts_tell_tokens_unknown_ones_and_scripts(reader: TextReader) -> None:
     facts = reader.decode("包裹 late".encode()).facts
     assert set(facts) == {"tokens", "unknown_share", "latin_share", "han_share"}

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmx import texts
+from fmx import tasks, texts
 from fmx.data import open_source
 from fmx.drift import FEATURES
 from fmx.package import Package
@@ -29,6 +29,8 @@ from fmx.texts import TextReader
 from serve import metrics
 from serve.access.keys import create_key
 from serve.drift import DriftMonitor, read_reference
+from serve.lanes import open_lanes
+from serve.settings import ServeSettings
 from tests.e2e.conftest import eventually
 from tests.serve.listening import configured, listening
 from tests.serve.test_openapi import run_schemathesis
@@ -466,6 +468,19 @@ def test_texts_in_another_script_raise_the_alarm(predictor: PackagePredictor, te
     }[texts]
     alarms = watched(predictor, chosen)
     assert names <= {name for name, alarm in alarms.items() if alarm}
+
+
+def test_sessions_of_a_package_share_its_tokenizer(text_package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def open_tokenizer(path: Path, sha256: str | None = None) -> Any:
+        read.append(path)
+        return texts.open_tokenizer(path, sha256)
+
+    monkeypatch.setattr(tasks, "open_tokenizer", open_tokenizer)
+    lanes = open_lanes(text_package, ServeSettings(threads=2))
+    assert lanes.predictor.predict([b"the courier was late"])
+    assert read == [text_package.folder / texts.TOKENIZER_FILE]
 
 
 # A model of images in its place, and back
