@@ -39,6 +39,7 @@ from fmx.data.rows import Rows, read_splits
 from fmx.package import Package
 from fmx.predictor import PackagePredictor, Predictor
 from fmx.run import Run, task_of
+from fmx.texts import lengths_of
 from fmx.timing import interleaved
 from serve.scaling.replica import replica_of
 
@@ -122,7 +123,7 @@ def training_rates(run: Run, rounds: int) -> dict[str, Any]:
     order = np.random.default_rng(0).permutation(len(rows))
     chosen, held = order[:TIMED_ROWS], order[TIMED_ROWS : TIMED_ROWS + HELD_OUT]
     spec = run.info.input
-    lengths = (rows.values[chosen] != spec.pad_id).sum(axis=1) if isinstance(spec, TextInput) else np.zeros(1)
+    lengths = lengths_of(rows.values[chosen], spec.pad_id) if isinstance(spec, TextInput) else np.zeros(1)
     sides: dict[str, list[float]] = {"fmx": [], "Trainer": [], "Trainer, grouped by length": []}
     with tempfile.TemporaryDirectory(prefix="fmx-trainers-") as name:
         table = _write_split(Path(name) / "t.csv", rows, chosen, held)

@@ -13,7 +13,7 @@ import torch
 
 from finetune.network import Network
 from fmx import statistics
-from fmx.contract import Comparison, Interval, Latency, Parity
+from fmx.contract import Comparison, Interval, Latency, Parity, TextInput
 from fmx.data.rows import Rows
 from fmx.errors import ExportError, first_line
 from fmx.host import usable_cpus
@@ -21,6 +21,7 @@ from fmx.predictor import Predictor
 from fmx.progress import progress
 from fmx.statistics import accuracy_of, paired_drop, softmax
 from fmx.tasks import Task
+from fmx.texts import lengths_of
 from fmx.timing import ROUNDS, interleaved
 
 PARITY_BATCHES = (1, 2, 7)
@@ -52,25 +53,26 @@ def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> 
     Args:
         network: eager, on the CPU.
         predictor: the fp32 graph.
-        images: at least 7 real rows, uint8 [n, height, width, 3]; repeated where there are fewer.
+        images: real rows, [n, *row_shape]; repeated where there are fewer than 7.
 
     Raises:
         ExportError: a probability differs by more than `PARITY_LIMIT`.
     """
     network.eval()
-    whole = predictor.task.example(whole=True)
-    for size in (*PARITY_BATCHES, *([0] if whole.ndim == 2 else [])):  # 0: a text as long as the window, beside a short one
-        rows = np.resize(images, (size, *images.shape[1:])) if size else np.concatenate([whole, images[:1]])
+    batches = [np.resize(images, (size, *images.shape[1:])) for size in PARITY_BATCHES]
+    if images.ndim == 2:
+        batches.append(np.concatenate([predictor.task.example(whole=True), images[:1]]))  # a text as long as the window beside a short one
+    for rows in batches:
         with torch.inference_mode():
             expected = softmax(network(torch.from_numpy(rows)).numpy())
         try:
             answers = predictor.run(rows)
         except Exception as error:  # onnxruntime raises what its native part says
-            raise ExportError(f"The exported graph does not run at batch {size}: {first_line(error)}", hint=NOTHING_WRITTEN) from error
+            raise ExportError(f"The exported graph does not run at batch {len(rows)}: {first_line(error)}", hint=NOTHING_WRITTEN) from error
         difference = float(np.abs(answers - expected).max())
         if not difference <= PARITY_LIMIT:
             raise ExportError(
-                f"The exported graph does not compute what the model computes: at batch {size} a probability differs by {difference:.4f}.",
+                f"The exported graph does not compute what the model computes: at batch {len(rows)} a probability differs by {difference:.4f}.",
                 hint=f"This model does not survive torch.onnx as it is. {NOTHING_WRITTEN}",
             )
 
@@ -152,6 +154,7 @@ def measure_latency(
     Returns:
         For each variant one `Latency` a batch size, with the median and minimum over single calls.
     """
+    spec = predictors[reference].contract.input
     measured: dict[str, list[Latency]] = {name: [] for name in predictors}
     with progress("timing", ROUNDS * len(batches), "rounds") as advance:
         for batch in batches:
@@ -167,7 +170,7 @@ def measure_latency(
                         median_ms=round(1e3 * median, 4),
                         minimum_ms=round(1e3 * min(seconds), 4),
                         speed_up=round(base / median, 3),
-                        tokens=int((rows[0] != rows[0, -1]).sum()) if rows.ndim == 2 else None,
+                        tokens=int(lengths_of(rows[:1], spec.pad_id)[0]) if isinstance(spec, TextInput) else None,
                     )
                 )
     return {name: tuple(latencies) for name, latencies in measured.items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fmx.contract import ImageInput, TextInput
-from fmx.texts import STEP, order_by_length
+from fmx.texts import STEP, order_by_length, padded_length
 
 
 class ImageRows(nn.Module):
@@ -54,7 +54,7 @@ class TextRows(nn.Module):
         """Cut what is padding in every row."""
         used = (rows != self._spec.pad_id).any(dim=0).nonzero()
         longest = int(used[-1]) + 1 if len(used) else 1
-        return rows[:, : min(rows.shape[1], -(-longest // STEP) * STEP)].long()
+        return rows[:, : padded_length(longest, rows.shape[1])].long()
 
     def order(self, rows: np.ndarray) -> np.ndarray:
         """Give the order in which many rows run fastest: the short ones first, int64 [n]."""

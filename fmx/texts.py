@@ -158,16 +158,25 @@ class TextReader:
         return rows
 
 
+def lengths_of(rows: np.ndarray, pad_id: int) -> np.ndarray:
+    """Count the tokens of rows, special ones included: int32 [n, max_length] to int64 [n]."""
+    return np.asarray((rows != pad_id).sum(axis=1))
+
+
 def order_by_length(rows: np.ndarray, pad_id: int) -> np.ndarray:
     """Give the order in which rows, int32 [n, max_length], run with the least padding: int64 [n]."""
-    return np.argsort((rows != pad_id).sum(axis=1), kind="stable")
+    return np.argsort(lengths_of(rows, pad_id), kind="stable")
 
 
 def batch_length(rows: np.ndarray, pad_id: int) -> int:
     """Give the length that a batch of rows, int32 [n, max_length], is cut to."""
     used = np.flatnonzero((rows != pad_id).any(axis=0))
-    longest = int(used[-1]) + 1 if len(used) else 1
-    return min(int(rows.shape[1]), -(-longest // STEP) * STEP)
+    return padded_length(int(used[-1]) + 1 if len(used) else 1, int(rows.shape[1]))
+
+
+def padded_length(longest: int, window: int) -> int:
+    """Round the longest row's length up to a multiple of `STEP`, within the window."""
+    return min(window, -(-longest // STEP) * STEP)
 
 
 def _text_of(data: bytes, limit: int) -> str:

@@ -13,6 +13,7 @@ from finetune.network import Network
 from finetune.plan import Inputs, Plan
 from finetune.settings import TrainSettings
 from fmx.contract import Input, TextInput
+from fmx.texts import lengths_of
 
 
 def plan_on_rows(
@@ -54,5 +55,5 @@ def _augmentation(spec: Input, settings: TrainSettings, *, may_flip: bool) -> Au
 def _lengths_of(spec: Input, inputs: Inputs) -> tuple[Tensor, Tensor] | None:
     if not isinstance(spec, TextInput):
         return None
-    train, validation = (torch.from_numpy((rows.values != spec.pad_id).sum(axis=1)) for rows in (inputs.train, inputs.validation))
+    train, validation = (torch.from_numpy(lengths_of(rows.values, spec.pad_id)) for rows in (inputs.train, inputs.validation))
     return train, validation
