@@ -13,7 +13,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 
-from export.graph import given
+from export.graph import input_name
 from fmx.data.rows import Rows
 from fmx.progress import progress
 
@@ -75,7 +75,7 @@ def collect_ranges(prepared: Path, method: RangeMethod, images: np.ndarray, feed
     if method != "minmax" and len(images) > HISTOGRAM_ROWS:
         images = images[np.linspace(0, len(images) - 1, HISTOGRAM_ROWS).astype(int)]
     augmented = prepared.with_name(f"{method}.onnx")
-    name = given(onnx.load(prepared, load_external_data=False))
+    name = input_name(onnx.load(prepared, load_external_data=False))
     calibrator = create_calibrator(str(prepared), list(operators) or None, str(augmented), kind, extra_options=dict(options))
     with progress(f"calibrating ({method})", len(images)) as advance:
         for chunk in chunks(images, feed, CHUNK if method == "minmax" else HISTOGRAM_CHUNK):

@@ -29,7 +29,7 @@ def input_of(spec: Input) -> str:
     return NORMALISED if isinstance(spec, ImageInput) else TextClassification.input_name
 
 
-def given(body: onnx.ModelProto) -> str:
+def input_name(body: onnx.ModelProto) -> str:
     """Name the input of a body."""
     return str(body.graph.input[0].name)
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.calibration import Feed, chunks
-from export.graph import given
+from export.graph import input_name
 from export.rewrite import opset_of, ranks_of
 from fmx.host import usable_cpus
 from fmx.progress import progress
@@ -66,7 +66,7 @@ def measure_noise(
     totals: list[Any] = [0.0] * len(names)
     with progress("probing layers", len(images)) as advance:
         for chunk in chunks(images, feed):
-            found = session.run(names, {given(prepared): chunk})
+            found = session.run(names, {input_name(prepared): chunk})
             totals = [total + np.asarray(value, np.float64) * len(chunk) for total, value in zip(totals, found, strict=True)]
             advance(len(chunk))
     means = [total / len(images) for total in totals]

@@ -18,7 +18,7 @@ import onnx
 
 from export.bias_correction import correct_biases
 from export.calibration import Feed, RangeMethod, Ranges, collect_ranges
-from export.graph import LOGITS, given
+from export.graph import LOGITS, input_name
 from export.probe import Noise, decibels, measure_noise
 from export.quantize import Scheme, quantize_body
 from export.start import Start
@@ -205,4 +205,4 @@ class Search:
 
     def _logits(self, body: onnx.ModelProto) -> np.ndarray:
         session = open_session(body.SerializeToString(), threads=usable_cpus(), exact=True)
-        return np.asarray(session.run([LOGITS], {given(self.problem.prepared): self.problem.feed(self.problem.cheap)})[0], np.float64)
+        return np.asarray(session.run([LOGITS], {input_name(self.problem.prepared): self.problem.feed(self.problem.cheap)})[0], np.float64)

@@ -43,9 +43,7 @@ def build_objective(
     """
     weights = class_weights(plan.train_labels, len(labels)).to(device) if settings.balance == "weights" else None
     loss = classification_loss(settings.label_smoothing, weights)
-    if not plan.on_rows:
-        return lambda module, inputs, targets, generator: loss(module(inputs), targets)
-    if not isinstance(spec, ImageInput):
+    if not plan.on_rows or not isinstance(spec, ImageInput):
         return lambda module, inputs, targets, generator: loss(module(inputs), targets)
     mix = mixing(settings.mixup, settings.cutmix, len(labels))
     attack = build_attack(settings, spec, device)
