@@ -30,7 +30,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from benchmarks.serve_load import Client, request_bytes
 from export.pipeline import export_package
 from finetune.network import build_text_network
-from finetune.settings import EMBEDDED_TEXT_MODEL, MAX_LENGTH
+from finetune.settings import EMBEDDED_TEXT_MODEL
 from finetune.training import train_run
 from fmx import host
 from fmx.contract import TextInput
@@ -39,12 +39,12 @@ from fmx.data.rows import Rows, read_splits
 from fmx.package import Package
 from fmx.predictor import PackagePredictor, Predictor
 from fmx.run import Run, task_of
-from fmx.texts import lengths_of
+from fmx.task_names import TEXTS
+from fmx.texts import MAX_LENGTH, lengths_of
 from fmx.timing import interleaved
 from serve.scaling.replica import replica_of
 
 RESULTS = Path(__file__).parent / "results" / "text.json"
-TASK = "text-classification"
 REVIEWS, TIMED_ROWS, HELD_OUT = 2000, 640, 60
 LENGTHS = (16, 64, 128)
 BATCH = 32
@@ -112,7 +112,7 @@ def accuracies(table: Path, out: Path) -> tuple[dict[str, Any], Run]:
     found: dict[str, Any] = {}
     for method in ("linear-probe", "lp-ft", "lora", "finetune"):
         started = time.perf_counter()
-        run = train_run(out, task=TASK, data=str(table), method=method, device="cpu")
+        run = train_run(out, task=TEXTS, data=str(table), method=method, device="cpu")
         found[method] = {"accuracy": run.info.metrics["accuracy"], "seconds": round(time.perf_counter() - started, 1)}
     return {"rows": run.info.rows["train"].rows, "baselines": run.info.metrics["baselines"], "methods": found}, run
 
@@ -148,7 +148,7 @@ def _fmx_rate(table: Path, out: Path) -> float:
     """Rows a second of the second of two epochs, on the same rows as the other sides."""
     seen: list[float] = []
     settings: dict[str, Any] = {"method": "finetune", "epochs": 2, "batch_size": BATCH, "precision": "fp32", "device": "cpu"}
-    train_run(out, task=TASK, data=str(table), on_epoch=lambda fit: seen.append(fit.epochs[-1].rows_per_second), **settings)
+    train_run(out, task=TEXTS, data=str(table), on_epoch=lambda fit: seen.append(fit.epochs[-1].rows_per_second), **settings)
     return seen[-1]
 
 

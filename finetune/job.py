@@ -15,19 +15,20 @@ from finetune.device import choose_device
 from finetune.downloads import ensure_downloaded
 from finetune.network import Built, Network, build_network, build_text_network, continue_network
 from finetune.regularisation import set_drop_path, set_dropout
-from finetune.settings import MAX_LENGTH, TrainSettings
+from finetune.settings import TrainSettings
 from finetune.text_models import Extension
 from finetune.world import World
 from fmx import storage
 from fmx.contract import ImageInput, Input, TextInput
-from fmx.data import IMAGES, Source, reopen_source
+from fmx.data import Source, reopen_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, UsageError
 from fmx.run import Run, find_run, load_run
 from fmx.storage import LATEST
+from fmx.task_names import IMAGES, TEXTS
 from fmx.tasks import ImageClassification, Task, TextClassification
-from fmx.texts import TOKENIZER_FILE, tokenizer_of
+from fmx.texts import MAX_LENGTH, TOKENIZER_FILE, tokenizer_of
 
 Say = Callable[[str], None]
 """Takes a line for a person."""
@@ -108,7 +109,7 @@ def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
         if run.info.task != settings.task:
             raise UsageError(f"{run.info.name} is of the task {run.info.task}, not {settings.task}.", hint=f"Say --task {run.info.task}.")
         built = continue_network(run, settings.size, source.labels)
-    elif settings.task == TextClassification.name:
+    elif settings.task == TEXTS:
         require_baselines()
         extension = (
             Extension(settings.extend_vocab, [item.read().decode() for item in source.splits["train"]], say) if settings.extend_vocab else None
@@ -151,7 +152,7 @@ def check_model(settings: TrainSettings) -> None:
     """Check `--model` before anything is read. Raises: `ModelError`, `UsageError`."""
     if settings.model.startswith(CONTINUED):
         find_run(settings.model.removeprefix(CONTINUED))
-    elif settings.task == ImageClassification.name:
+    elif settings.task == IMAGES:
         check_model_name(settings.model)
 
 

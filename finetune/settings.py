@@ -10,13 +10,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmx.settings import check
+from fmx.task_names import IMAGES, TEXTS, TaskName
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
-MAX_LENGTH = 128
-"""Tokens of a text, special ones included, unless --max-length says otherwise."""
-
-TaskName = Literal["image-classification", "text-classification"]
 
 Method = Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -59,7 +56,7 @@ TEXTS_ONLY = ("max_length", "text_column", "label_column", "extend_vocab", "toke
 
 def method_defaults(task: str) -> dict[str, dict[str, float]]:
     """Give the rates of every method for a task."""
-    return TEXT_METHOD_DEFAULTS if task == "text-classification" else METHOD_DEFAULTS
+    return TEXT_METHOD_DEFAULTS if task == TEXTS else METHOD_DEFAULTS
 
 
 def _number_or_word(value: Any) -> Any:
@@ -93,7 +90,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: TaskName = "image-classification"
+    task: TaskName = IMAGES
     data: str = "digits"
     text_column: str | None = None
     """Of a table of texts; None is guessed."""
@@ -190,7 +187,7 @@ class TrainSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_by_task(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("task") != "text-classification":
+        if not isinstance(values, dict) or values.get("task") != TEXTS:
             return values
         known = {key: default for key, default in TEXT_DEFAULTS.items() if key != "epochs" or values.get("method") != "linear-probe"}
         return {**known, **{key: value for key, value in values.items() if value is not None or key not in TEXT_DEFAULTS}}
@@ -213,7 +210,7 @@ class TrainSettings(BaseModel):
         unused = [f"--{name.replace('_', '-')} does nothing {why}" for name, (used, why) in self._uses().items() if not used and self._differs(name)]
         if unused:
             raise ValueError("; ".join(unused))
-        if self.task == "text-classification" and self.data == "digits":
+        if self.task == TEXTS and self.data == "digits":
             raise ValueError("--task text-classification needs texts: --data FILE, a table with a text and a label column")
         if self.shard and self.ema:
             raise ValueError("--ema needs all weights after every step, and --shard splits them; use one of the two")
@@ -224,13 +221,13 @@ class TrainSettings(BaseModel):
     def _differs(self, name: str) -> bool:
         """A run.json gives every setting; one that is at its default asks for nothing."""
         default = type(self).model_fields[name].default
-        if self.task == "text-classification":
+        if self.task == TEXTS:
             default = TEXT_DEFAULTS.get(name, default)
         return name in self.model_fields_set and getattr(self, name) not in (default, None)
 
     def _uses(self) -> dict[str, tuple[bool, str]]:
         """Say of each setting that not every training has a use for whether this one has, and what it needs."""
-        reads_texts = self.task == "text-classification"
+        reads_texts = self.task == TEXTS
         by_task = {
             **{name: (not reads_texts or getattr(self, name) in ("none", "frozen"), "for texts") for name in IMAGES_ONLY},
             **dict.fromkeys(TEXTS_ONLY, (reads_texts, "for images")),

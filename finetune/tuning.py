@@ -20,6 +20,7 @@ from finetune.settings import TrainSettings, check_settings, method_defaults
 from finetune.training import train_run
 from fmx import storage
 from fmx.errors import ModelError, SurroundingsError, UsageError, first_line
+from fmx.task_names import IMAGES, TEXTS
 
 Say = Callable[[str], None]
 CONFIG = "best.toml"
@@ -124,13 +125,13 @@ def tune(
     return _result(study, settings, folder)
 
 
-def default_search(method: str, task: str = "image-classification") -> tuple[str, ...]:
+def default_search(method: str, task: str = IMAGES) -> tuple[str, ...]:
     """Name what is searched for a method unless told."""
     return tuple(one for one in SEARCHED.get(method, DEFAULT_SEARCH) if one not in _unfit(task))
 
 
 def _unfit(task: str) -> tuple[str, ...]:
-    return IMAGES_ALONE if task == "text-classification" else TEXTS_ALONE
+    return IMAGES_ALONE if task == TEXTS else TEXTS_ALONE
 
 
 def _usual_rate(settings: TrainSettings) -> float:

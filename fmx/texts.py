@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
+MAX_LENGTH = 128
+"""Tokens of a row, special ones included, unless a training says otherwise."""
 MAX_CHARACTERS = 100_000
 """Of a text, unless a caller sets another limit; what is behind the model's window is cut off all the same."""
 STEP = 8

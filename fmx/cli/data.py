@@ -6,7 +6,7 @@ What a check prints for a person is in data_report.py.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from fmx import storage
 from fmx.cli import output
 from fmx.cli.signals import loading
 from fmx.errors import DataError, UsageError
+from fmx.task_names import IMAGES, TEXTS, TaskName
 
 if TYPE_CHECKING:
     from fmx.data import Columns
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Check labelled data, and choose what to label next.")
 
-TaskName = Literal["image-classification", "text-classification"]
-
 
 @app.command()
 def check(
     source: Annotated[
         str, typer.Argument(help="digits, cifar10, hf:NAME, torchvision:NAME, or a folder, manifest or .tar shards; of texts a table or hf:NAME.")
     ],
-    task: Annotated[TaskName, typer.Option(help="What the rows are for.")] = "image-classification",
+    task: Annotated[TaskName, typer.Option(help="What the rows are for.")] = IMAGES,
     text_column: Annotated[str | None, typer.Option(help="Of a table of texts, where it cannot be guessed.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of a table of texts, where it cannot be guessed.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json: measure texts in its tokens, not in characters.")] = None,
@@ -58,7 +57,7 @@ def check(
     _check_options(task, text_column=text_column, label_column=label_column, tokenizer=tokenizer, max_length=max_length)
     columns = Columns(text_column, label_column)
     checked: Checked
-    if task == "text-classification":
+    if task == TEXTS:
         checked = _check_texts(source, columns, split_seed, group_by, near, tokenizer, max_length)
     else:
         checked = _check_images(source, split_seed, group_by, near)
@@ -76,7 +75,7 @@ def check(
 def _check_options(task: TaskName, **of_texts: object) -> None:
     """Refuse options that nothing would be done with. Raises: `UsageError`."""
     given = [f"--{name.replace('_', '-')}" for name, value in of_texts.items() if value is not None]
-    if given and task == "image-classification":
+    if given and task == IMAGES:
         raise UsageError(f"For images {', '.join(given)} would do nothing.", hint="Leave it out, or add --task text-classification.")
     if of_texts["max_length"] is not None and of_texts["tokenizer"] is None:
         raise UsageError("--max-length counts tokens, which a tokenizer makes.", hint="Add --tokenizer FILE, the model's tokenizer.json.")
@@ -96,9 +95,9 @@ def _check_images(source: str, split_seed: int, group_by: str | None, near: bool
 def _check_texts(
     source: str, columns: Columns, split_seed: int, group_by: str | None, near: bool, tokenizer: Path | None, max_length: int | None
 ) -> TextCheck:
-    from fmx.data import TEXTS, open_source
+    from fmx.data import open_source
     from fmx.data.check import check_texts
-    from fmx.data.check.text_check import MAX_LENGTH
+    from fmx.texts import MAX_LENGTH
 
     if tokenizer is not None and not tokenizer.is_file():
         raise UsageError(f"There is no file {tokenizer}.", hint="Give the tokenizer.json of the model; a run has one in its folder.")
@@ -107,7 +106,7 @@ def _check_texts(
 
 
 def _train_command(source: str, task: TaskName, columns: Columns) -> str:
-    if task == "image-classification":
+    if task == IMAGES:
         return f"fmx train --data {source}"
     options = {"--text-column": columns.text, "--label-column": columns.label}
     return f"fmx train --task {task} --data {source}" + "".join(f" {option} {name}" for option, name in options.items() if name)

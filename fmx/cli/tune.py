@@ -9,6 +9,7 @@ import typer
 
 from fmx.cli import output
 from fmx.cli.signals import loading
+from fmx.task_names import IMAGES
 
 
 def tune(
@@ -44,7 +45,7 @@ def tune(
         from finetune.tuning import CONFIG, default_search
         from finetune.tuning import tune as search_settings
     if config is not None:  # a run.json gives every setting; what is searched is not taken from it
-        by_default = default_search(str(options.get("method") or "finetune"), str(options.get("task") or "image-classification"))
+        by_default = default_search(str(options.get("method") or "finetune"), str(options.get("task") or IMAGES))
         options = {key: value for key, value in options.items() if key not in (searched or by_default)}
     found = search_settings(name, trials=trials, search=searched, out=out, database=storage, workers=workers, say=output.say, **options)
     if json:

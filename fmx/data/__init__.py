@@ -20,9 +20,7 @@ from fmx.data.text import open_text
 from fmx.data.torchvision import open_torchvision
 from fmx.data.webdataset import holds_only_shards, open_webdataset
 from fmx.errors import DataError, UsageError, nearest_names
-
-IMAGES = "image-classification"
-TEXTS = "text-classification"
+from fmx.task_names import IMAGES
 
 
 class Columns(NamedTuple):
@@ -45,7 +43,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["IMAGES", "NAMED", "PREFIXED", "TEXTS", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_seed_of"]
+__all__ = ["NAMED", "PREFIXED", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_seed_of"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:

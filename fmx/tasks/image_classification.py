@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fmx.contract import ImageInput
 from fmx.images import ImageReader
+from fmx.task_names import IMAGES
 from fmx.tasks.task import Task
 
 
 class ImageClassification(Task):
     """Rows are uint8 [height, width, 3]; outputs are probabilities float32 [classes]."""
 
-    name = "image-classification"
+    name = IMAGES
     input_name = "images"
     content_types = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff")
     tensor = "images"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fmx.contract import TextInput
+from fmx.task_names import TEXTS
 from fmx.tasks.task import Task
 from fmx.texts import TextReader
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class TextClassification(Task):
     """Rows are token ids, int32 [max_length]; outputs are probabilities float32 [classes]."""
 
-    name = "text-classification"
+    name = TEXTS
     input_name = "input_ids"
     content_types = ("text/plain",)
     tensor = "text"

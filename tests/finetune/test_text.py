@@ -21,7 +21,7 @@ from finetune.combination import make_soup
 from finetune.evaluation import eager_logits, evaluate_run
 from finetune.loop import Fit, bucket_by_length
 from finetune.network import restore_network
-from finetune.settings import EMBEDDED_TEXT_MODEL, MAX_LENGTH, TrainSettings, check_settings, method_defaults
+from finetune.settings import EMBEDDED_TEXT_MODEL, TrainSettings, check_settings, method_defaults
 from finetune.text_models import Extension, build_text_model
 from finetune.training import train_run
 from finetune.vocabulary import unknown_words
@@ -30,7 +30,7 @@ from fmx.data import reopen_source
 from fmx.data.rows import read_splits
 from fmx.errors import BudgetError, DataError, ModelError, PackageError, UsageError
 from fmx.run import Run, load_run, task_of
-from fmx.texts import open_tokenizer
+from fmx.texts import MAX_LENGTH, open_tokenizer
 from tests.texts import make_texts
 
 TASK = "text-classification"

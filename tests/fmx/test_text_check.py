@@ -16,7 +16,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fmx.contract import Fingerprint
-from fmx.data import TEXTS, open_source
+from fmx.data import open_source
 from fmx.data.check import check_texts, find_leakage
 from fmx.data.check.findings import KINDS_OF, TEXT_KINDS, Finding
 from fmx.data.check.scripts import mean_shares, script_shares, shift_findings
@@ -25,6 +25,7 @@ from fmx.data.likeness import normalise
 from fmx.data.rows import Rows
 from fmx.data.source import Item, Source
 from fmx.personal_data import count_personal_data
+from fmx.task_names import TEXTS
 
 Row = tuple[str, str, str]
 """Text, label, split"""

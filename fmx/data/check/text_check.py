@@ -20,10 +20,8 @@ from fmx.data.check.texts import TextFacts, read_text_facts
 from fmx.data.parallel import in_threads
 from fmx.data.rows import MOST_UNREADABLE
 from fmx.data.source import Source
-from fmx.texts import open_tokenizer
+from fmx.texts import MAX_LENGTH, open_tokenizer
 
-MAX_LENGTH = 128
-"""Tokens of the window, special ones included, unless it is told"""
 MANY_LONG = 0.10
 """Share of texts that are cut above which it is a warning"""
 
