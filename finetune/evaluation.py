@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from finetune.network import Network, restore_network
-from fmx.data import Columns, columns_of, split_seed_of
+from fmx.data import Columns, columns_of, split_of
 from fmx.data.rows import Rows
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
@@ -42,9 +42,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Measure a run's eager network on the test rows of a source, as `fmx.evaluation.evaluate_package` does a package."""
     info = run.info
-    seed = split_seed_of(info.settings) if split_seed is None else split_seed
-    if group_by is None and data == info.settings["data"]:
-        group_by = info.settings.get("group_by")
+    seed, group_by = split_of(info.settings, data, split_seed, group_by)
     rows = labelled_rows(data, seed, group_by, task_of(run), info.name, columns or columns_of(info.settings, data))
     probabilities = eager_probabilities(restore_network(run).to(device), rows, device)
     facts = {"run": info.name, "package": None, "data": data, "rows_of_run": rows.fingerprint == info.rows.get("test")}

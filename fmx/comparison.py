@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import Columns, columns_of, split_seed_of
+from fmx.data import Columns, columns_of, split_of
 from fmx.errors import DataError
 from fmx.evaluation import labelled_rows
 from fmx.predictor import PackagePredictor
@@ -62,7 +62,7 @@ def compare_packages(
     if not set(sides["old"].contract.labels) <= set(sides["new"].contract.labels):  # rows of those that are gone have no right answer any more
         return Compared({"data": data, "worse": worse}, tuple(worse))
     answers, first = {}, None
-    seed, group_by = _split_of(sides["old"], data)
+    seed, group_by = split_of(sides["old"].package.manifest.run, data)  # the same rows for both
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
         rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns or columns_of(manifest.run, data))
@@ -103,12 +103,6 @@ def compare_packages(
         "changed": round(float((answers["old"] != answers["new"]).mean()), 6),
     }
     return Compared({**sums, **paired, "data": data, "worse": worse}, tuple(worse))
-
-
-def _split_of(predictor: PackagePredictor, data: str) -> tuple[int, str | None]:
-    """Give the seed and the groups by which both sides' test rows are split off: the old package's."""
-    run = predictor.package.manifest.run
-    return split_seed_of(run), run.get("group_by") if data == run.get("data") else None
 
 
 def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import GUESSED, Columns, columns_of, open_source, split_seed_of
+from fmx.data import GUESSED, Columns, columns_of, open_source, split_of
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
@@ -69,9 +69,7 @@ def evaluate_package(
     """
     predictor = PackagePredictor.open(folder, variant=variant, device=device)
     manifest = predictor.package.manifest
-    seed = split_seed_of(manifest.run) if split_seed is None else split_seed
-    if group_by is None and data == manifest.run.get("data"):
-        group_by = manifest.run.get("group_by")
+    seed, group_by = split_of(manifest.run, data, split_seed, group_by)
     rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns or columns_of(manifest.run, data))
     with progress("evaluating", len(rows)) as advance:
         probabilities = predictor.run_all(rows.values, advance)

@@ -43,7 +43,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["NAMED", "PREFIXED", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_seed_of"]
+__all__ = ["NAMED", "PREFIXED", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_of", "split_seed_of"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:
@@ -90,6 +90,20 @@ def reopen_source(settings: Mapping[str, Any]) -> Source:
 def columns_of(known: Mapping[str, Any], data: str) -> Columns:
     """Give the columns that a run or package was trained with, from its settings or its manifest, where the data are the same."""
     return Columns(known.get("text_column"), known.get("label_column")) if known.get("data") == data else GUESSED
+
+
+def split_of(known: Mapping[str, Any], data: str, seed: int | None = None, group_by: str | None = None) -> tuple[int, str | None]:
+    """Give the seed and the groups by which test rows are split off: as told, or else as a run or package was trained with.
+
+    Args:
+        known: a run's settings, or what a manifest keeps of them.
+        data: that are split; the groups it was trained with belong to its own.
+        seed: as told.
+        group_by: as told.
+    """
+    if group_by is None and known.get("data") == data:
+        group_by = known.get("group_by")
+    return split_seed_of(known) if seed is None else seed, group_by
 
 
 def split_seed_of(settings: Mapping[str, Any]) -> int:
