@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fmx.data.check.findings import Finding, finding
+from fmx.texts import LOOKED_AT
 
 SCRIPTS = ("Latin", "Han", "Kana", "Hangul", "Cyrillic", "Arabic", "Hebrew", "Devanagari", "Thai", "Greek", "other")
 """Texts without a letter are `other`."""
-LOOKED_AT = 1000
-"""Characters of a text that tell its scripts"""
 MOST_SHIFT = 0.20
 """Difference of a script's share from the training split's above which a split is of other texts"""
 LEAST_TEXTS = 30
