@@ -89,7 +89,9 @@ def import_model(file: Path, *, out: Path | str | None = None, say: Any = None, 
     predictor = open_graph(model, contract)
     rows = _rows(settings, predictor.task, name)
     golden = choose_golden_rows(rows if settings.samples else None, predictor.task)
-    measure.check_batches(predictor, rows.values if rows is not None else golden, file.name)
+    dependent = measure.dependence_on_batch(predictor, rows.values if rows is not None else golden)
+    if dependent:
+        raise ExportError(f"{file.name} cannot be served in batches. {dependent}", hint=measure.NOTHING_WRITTEN)
     answers = predictor.run_all(rows.values) if rows is not None else None
     latency = measure.measure_latency({"imported": predictor}, golden, measure.LATENCY_BATCHES, "imported")["imported"]
     accuracy = accuracy_of(answers, rows.labels) if answers is not None and rows is not None else None

@@ -19,7 +19,7 @@ from export.settings import ExportSettings
 from export.subject import Subject
 from fmx import host, storage
 from fmx.contract import Fingerprint, Latency, ModelContract, Requires, TextInput, Variant
-from fmx.data import split_seed_of
+from fmx.data import Columns, split_seed_of
 from fmx.data.rows import Rows
 from fmx.errors import disk_errors
 from fmx.package import new_package, write_manifest
@@ -170,7 +170,7 @@ def _origin(run: Run) -> dict[str, Any]:
 
 def _choices_of_data(settings: dict[str, Any]) -> dict[str, Any]:
     """Give what of the data was chosen, with their name, so that an evaluation on the same data chooses it too."""
-    chosen = {key: settings[key] for key in ("group_by", "text_column", "label_column") if settings.get(key)}
+    chosen = {key: settings[key] for key in ("group_by", *(f"{name}_column" for name in Columns._fields)) if settings.get(key)}
     return {"data": settings["data"], **chosen} if chosen else {}
 
 

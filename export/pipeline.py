@@ -139,7 +139,6 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
     predictors = {name: _opened(model, targets.get(name), bench) for name, model in models.items()}
     measured, verdicts = {}, {}
     for name, predictor in predictors.items():
-        measure.check_batches(predictor, test.values, name)
         answers = predictor.run_all(test.values)
         measured[name] = measure.measure_answers(answers, eager, test, bench.contract.labels, (*measure.PARITY_BATCHES, EVALUATION_BATCH))
     timed = {name: predictor for name, predictor in predictors.items() if name == "fp32" or targets[name].is_here}
@@ -152,7 +151,10 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
         if name == "fp32":
             verdicts[name] = judge_reference(measured[name], given, model.ByteSize(), settings, pruned=bench.dense is not None)
         else:
-            verdicts[name] = judge_variant(measured[name], given, latency["fp32"], model.ByteSize(), settings, targets[name].requires.device)
+            dependent = measure.dependence_on_batch(predictors[name], test.values)
+            device = targets[name].requires.device
+            judged = judge_variant(measured[name], given, latency["fp32"], model.ByteSize(), settings, device)
+            verdicts[name] = Verdict(False, dependent) if dependent else judged
     refuse_or_go_on(verdicts, settings)
     order = sorted(models, key=lambda name: _place(name, verdicts))
     trials = {body.target.variant: body.trials for body in bodies}

@@ -18,7 +18,7 @@ from export.dynamic import can_be_dynamic, quantize_dynamically
 from export.float_graph import NO_DIGEST, FloatGraph, draw_float, open_graph
 from export.graph import NORMALISED, serving_graph
 from export.half import halve_body
-from export.measure import quick_speed_up, rows_are_independent
+from export.measure import dependence_on_batch, quick_speed_up
 from export.quantize import layers_of, prepare_body
 from export.search import CHEAP_ROWS, Problem, Search
 from export.settings import ExportSettings
@@ -252,7 +252,7 @@ def _better_of_dynamic(static: Found, speed: float | None, judge: Judge, graph: 
     """Try dynamic int8 beside what the search found, and take it where it holds the budget and the other does not, or is faster."""
     body = quantize_dynamically(graph.body, target.scheme)
     predictor = judge.opened(body, None)
-    drop, own_speed, is_safe = judge.drop(predictor), judge.speed_up(predictor), rows_are_independent(predictor, judge.images)
+    drop, own_speed, is_safe = judge.drop(predictor), judge.speed_up(predictor), not dependence_on_batch(predictor, judge.images)
     trial = {"method": "dynamic", "drop": drop, "speed_up": own_speed, "rows_are_independent": is_safe}
     trials = [*static.facts["trials"], trial]
     if not is_safe or drop > max_drop or (static.drop <= max_drop and (own_speed or 0.0) <= (speed or 0.0)):

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fmx.contract import Interval
 from fmx.data.rows import Rows
 from fmx.errors import missing_extra
-from fmx.statistics import wilson_interval
+from fmx.pairs import texts_of
+from fmx.ranking import ranking_of
+from fmx.statistics import accuracy_of, wilson_interval
 
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularisations, of which the validation rows choose."""
@@ -26,37 +27,45 @@ def require_baselines() -> None:
         raise missing_extra("text", "The baseline of a text model")
 
 
-def text_baselines(rows: dict[str, Rows]) -> dict[str, Interval]:
-    """Measure both on the test rows: accuracies, by `majority` and `tfidf`.
-
-    The n-grams are words and pairs of words, and one to four characters within words, or in a row for scripts without spaces.
-
-    Args:
-        rows: of texts, every split.
-    """
-    train, test = rows["train"], rows["test"]
-    most = int(np.bincount(train.labels).argmax())
-    majority = wilson_interval(int((test.labels == most).sum()), len(test))
-    return {"majority": majority, "tfidf": _tfidf(train, rows["validation"], test)}
-
-
-def compare_with_baselines(rows: dict[str, Rows], reached: float, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_with_baselines(rows: dict[str, Rows], labels: tuple[str, ...], metrics: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Measure the baselines for a run's metrics, and say so in words where one of them is not beaten.
 
     Args:
         rows: of texts, every split.
-        reached: accuracy of the trained model on the test rows.
+        labels: the classes.
+        metrics: of the trained model on the test rows: `accuracy`, and `ranking` where there are queries.
         say: told where it is not above.
+
+    Returns:
+        `baselines`, accuracies by `majority` and `tfidf`; with `ranking`, `ranking_baselines` too, of `tfidf`.
     """
-    found = text_baselines(rows)
+    train, test = rows["train"], rows["test"]
+    most = int(np.bincount(train.labels).argmax())
+    said = tfidf_probabilities(train, rows["validation"], test, len(labels))
+    found = {"majority": wilson_interval(int((test.labels == most).sum()), len(test)), "tfidf": accuracy_of(said, test.labels)}
     name, best = max(found.items(), key=lambda item: item[1].value)
+    reached = metrics["accuracy"]["value"]
     if reached <= best.value:
         what = "TF-IDF with logistic regression" if name == "tfidf" else "always answering the most frequent class"
         say(f"This training did not beat {what}: {100 * reached:.2f} % against {100 * best.value:.2f} % of the test rows.")
-    return {name: interval.model_dump() for name, interval in found.items()}
+    told: dict[str, Any] = {"baselines": {name: interval.model_dump() for name, interval in found.items()}}
+    ranked = ranking_of(said, test, labels) if "ranking" in metrics else None
+    if ranked is not None:
+        told["ranking_baselines"] = {"tfidf": ranked}
+        if metrics["ranking"]["ndcg"] <= ranked["ndcg"]:
+            say(f"This training does not rank better than TF-IDF: NDCG {metrics['ranking']['ndcg']:.4f} against {ranked['ndcg']:.4f}.")
+    return told
 
 
-def _tfidf(train: Rows, validation: Rows, test: Rows) -> Interval:
+def tfidf_probabilities(train: Rows, validation: Rows, test: Rows, classes: int) -> np.ndarray:
+    """Learn TF-IDF with logistic regression and answer the test rows.
+
+    The n-grams are words and pairs of words, and one to four characters within words, or in a row for scripts without spaces. Of a pair there
+    are those of each text, and how far both share them (the features of Conneau et al. 2017, arXiv:1705.02364).
+
+    Returns:
+        float64 [n, classes]
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -66,16 +75,31 @@ def _tfidf(train: Rows, validation: Rows, test: Rows) -> Interval:
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=200_000)
     union = make_union(words, characters)
     chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_ROWS)).astype(int))
-    features, labels = union.fit_transform(_texts(train, chosen)), train.labels[chosen]
-    held_out = union.transform(_texts(validation))
+    texts = _texts(train, chosen)
+    union.fit([text for row in texts for text in row])
+    features, labels = _features(union, texts), train.labels[chosen]
+    held_out = _features(union, _texts(validation))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         models = [LogisticRegression(C=strength, max_iter=300).fit(features, labels) for strength in STRENGTHS]
     best = max(models, key=lambda model: float((model.predict(held_out) == validation.labels).mean()))
-    said = best.predict(union.transform(_texts(test)))
-    return wilson_interval(int((said == test.labels).sum()), len(test))
+    probabilities = np.zeros((len(test), classes))
+    probabilities[:, best.classes_] = best.predict_proba(_features(union, _texts(test)))
+    return probabilities
 
 
-def _texts(rows: Rows, chosen: np.ndarray | None = None) -> list[str]:
+def _features(union: Any, rows: list[list[str]]) -> Any:
+    """Give a sparse matrix [n, features]."""
+    from scipy.sparse import csr_matrix, hstack
+
+    sides = [union.transform(list(texts)) for texts in zip(*rows, strict=True)]
+    if len(sides) == 1:
+        return sides[0]
+    products = sides[0].multiply(sides[1])  # they sum to the cosine of words and that of characters
+    return hstack([*sides, products.sqrt(), abs(sides[0] - sides[1]), csr_matrix(products.sum(axis=1))]).tocsr()
+
+
+def _texts(rows: Rows, chosen: np.ndarray | None = None) -> list[list[str]]:
+    """Give the texts of every row, one or two."""
     indices = range(len(rows)) if chosen is None else chosen.tolist()
-    return [rows.items[i].read().decode() for i in indices]
+    return [texts_of(rows.items[i].read()) for i in indices]

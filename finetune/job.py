@@ -20,14 +20,16 @@ from finetune.text_models import Extension
 from finetune.world import World
 from fmx import storage
 from fmx.contract import ImageInput, Input, TextInput
-from fmx.data import Source, reopen_source
+from fmx.data import Columns, Source, reopen_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, UsageError
+from fmx.pairs import texts_of
+from fmx.ranking import relevance_of
 from fmx.run import Run, find_run, load_run
 from fmx.storage import LATEST
-from fmx.task_names import IMAGES, TEXTS
-from fmx.tasks import ImageClassification, Task, TextClassification
+from fmx.task_names import IMAGES, READ_TEXTS
+from fmx.tasks import TASKS, TEXT_TASKS, ImageClassification, Task
 from fmx.texts import MAX_LENGTH, TOKENIZER_FILE, tokenizer_of
 
 Say = Callable[[str], None]
@@ -91,6 +93,8 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     spec = built.network.spec
     rows = read_splits(source, _task(settings, source.labels, built))
     _describe(source, rows, spec, say)
+    if any(item.query for item in rows["test"].items) and relevance_of(source.labels) is None:
+        say("The labels have no order, so that the candidates of a query are not ranked: whole numbers would have one, or yes and no.")
     _check_rows(settings, rows, source, say)
     place = folder()
     pinned = {"model": _pinned(settings.model, CONTINUED), "teacher": settings.teacher and _pinned(settings.teacher)}
@@ -109,12 +113,13 @@ def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
         if run.info.task != settings.task:
             raise UsageError(f"{run.info.name} is of the task {run.info.task}, not {settings.task}.", hint=f"Say --task {run.info.task}.")
         built = continue_network(run, settings.size, source.labels)
-    elif settings.task == TEXTS:
+    elif settings.task in READ_TEXTS:
         require_baselines()
-        extension = (
-            Extension(settings.extend_vocab, [item.read().decode() for item in source.splits["train"]], say) if settings.extend_vocab else None
-        )
-        built = build_text_network(settings.model, settings.weights, settings.max_length or MAX_LENGTH, len(source.labels), extension)
+        extension = None
+        if settings.extend_vocab:
+            extension = Extension(settings.extend_vocab, [text for item in source.splits["train"] for text in texts_of(item.read())], say)
+        window = settings.max_length or MAX_LENGTH
+        built = build_text_network(settings.model, settings.weights, window, len(source.labels), extension, TEXT_TASKS[settings.task].texts)
     else:
         network, base, _ = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
         built = Built(network, base.weights_origin)
@@ -130,7 +135,7 @@ def _task(settings: TrainSettings, labels: tuple[str, ...], built: Built) -> Tas
     spec = built.network.spec
     if isinstance(spec, ImageInput):
         return ImageClassification(labels, spec)
-    return TextClassification(labels, spec, tokenizer_of(built.files[TOKENIZER_FILE].encode(), f"The tokenizer of {settings.model}"))
+    return TEXT_TASKS[settings.task](labels, spec, tokenizer_of(built.files[TOKENIZER_FILE].encode(), f"The tokenizer of {settings.model}"))
 
 
 def _pinned(given: str, prefix: str = "") -> str:
@@ -184,7 +189,7 @@ def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, 
     skipped = [fault for split in rows.values() for fault in split.skipped]
     if skipped and settings.on_bad_image == "error":
         raise DataError(f"{len(skipped)} inputs cannot be read: {skipped[0][0]}: {skipped[0][1]}.", hint="Repair them, or use --on-bad-image skip.")
-    said = {found: f"{found.message} (such as {'; '.join(found.examples[:2])})" for found in find_leakage(rows)}
+    said = {found: f"{found.message} (such as {'; '.join(found.examples[:2])})" for found in find_leakage(rows, TASKS[settings.task].noun)}
     errors = [line for found, line in said.items() if found.severity == "error"]
     if errors and not settings.allow_leakage:
         hint = f"fmx data check {source.name}{_options_of_data(settings)} lists them all; --allow-leakage trains all the same."
@@ -195,9 +200,10 @@ def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, 
 
 def _options_of_data(settings: TrainSettings) -> str:
     """Write the options that `fmx data check` needs to see the same rows, each with a space before it."""
-    options = {"group-by": settings.group_by, "text-column": settings.text_column, "label-column": settings.label_column}
+    told = Columns(**{name: getattr(settings, f"{name}_column") for name in Columns._fields}).options()
+    options = {**({"--group-by": settings.group_by} if settings.group_by else {}), **told}
     task = f" --task {settings.task}" if settings.task != IMAGES else ""
-    return task + "".join(f" --{name} '{value}'" for name, value in options.items() if value)
+    return task + "".join(f" {name} '{value}'" for name, value in options.items())
 
 
 def base_key(network: Network, spec: Input) -> str:

@@ -20,6 +20,7 @@ from finetune.settings import TrainSettings
 from fmx import statistics
 from fmx.contract import ImageInput, Input
 from fmx.data.rows import Rows
+from fmx.evaluation import measures_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def measure_network(
     apply_temperature(network, temperature)
     probabilities = statistics.softmax(logits / temperature)
     metrics = {
-        **statistics.classification_measures(probabilities, test.labels, labels),
+        **measures_of(probabilities, test, labels),
         "uncalibrated_error": statistics.calibration_error(statistics.softmax(logits), test.labels),
         "peak_memory_bytes": peak_memory_bytes(device),
     }

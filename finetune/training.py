@@ -249,7 +249,7 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
             measured.metrics["energy_joules"] = energy  # of this process's part, where it was resumed
         measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
         if isinstance(job.spec, TextInput):
-            measured.metrics["baselines"] = compare_with_baselines(job.rows, measured.metrics["accuracy"]["value"], job.say)
+            measured.metrics.update(compare_with_baselines(job.rows, job.source.labels, measured.metrics, job.say))
         if "range_test" in saved:
             measured.metrics["range_test"] = saved["range_test"]
         before = continued_run(settings.model)

@@ -20,7 +20,7 @@ from finetune.settings import TrainSettings, check_settings, method_defaults
 from finetune.training import train_run
 from fmx import storage
 from fmx.errors import ModelError, SurroundingsError, UsageError, first_line
-from fmx.task_names import IMAGES, TEXTS
+from fmx.task_names import IMAGES, READ_TEXTS
 
 Say = Callable[[str], None]
 CONFIG = "best.toml"
@@ -131,7 +131,7 @@ def default_search(method: str, task: str = IMAGES) -> tuple[str, ...]:
 
 
 def _unfit(task: str) -> tuple[str, ...]:
-    return IMAGES_ALONE if task == TEXTS else TEXTS_ALONE
+    return IMAGES_ALONE if task in READ_TEXTS else TEXTS_ALONE
 
 
 def _usual_rate(settings: TrainSettings) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fmx.errors import FmxError, InputError, PackageError, SurroundingsError, TooLargeError, UnsupportedTypeError, UsageError, first_line
+from fmx.pairs import texts_of
 
 TRIES = 4
 LONGEST_WAIT_S = 30
@@ -59,7 +60,7 @@ class ServiceClient:
         self._opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if _is_this_machine(self._base) else []))
 
     def predict(self, data: bytes, top_k: int, noun: str = "image") -> dict[str, Any]:
-        """Send one encoded input, an image or the UTF-8 of a text; wait and try again, a few times, where the service is full.
+        """Send one encoded input, an image, the UTF-8 of a text, or a pair of texts; wait and try again, a few times, where the service is full.
 
         Returns:
             Its answer: `{"request_id", "model", "predictions"}`.
@@ -69,7 +70,7 @@ class ServiceClient:
             UsageError: the address or the key is wrong.
             SurroundingsError: the service cannot be reached, is not ready, or stays full.
         """
-        body, kind = _as_file(data) if noun == "image" else (data, "text/plain; charset=utf-8")
+        body, kind = _as_body(data, noun)
         headers = {**self._headers, "Content-Type": kind, "Accept": "application/json", "User-Agent": "fmx"}
         request = urllib.request.Request(f"{self._base}/v1/predict?top_k={top_k}", data=body, headers=headers)
         for left in reversed(range(TRIES)):
@@ -84,13 +85,13 @@ class ServiceClient:
         return self._read(content)
 
     def noun(self) -> str:
-        """Ask what the service's model reads: `image` or `text`; empty where it does not say."""
+        """Ask what the service's model reads: `image`, `text` or `pair`; empty where it does not say."""
         status, _, content = self._send(urllib.request.Request(f"{self._base}/schema.json", headers={**self._headers, "User-Agent": "fmx"}))
         try:
             properties = json.loads(content)["routes"][0]["input"]["properties"] if status == HTTPStatus.OK else {}
         except (ValueError, KeyError, TypeError, IndexError):
             return ""
-        return "text" if "texts" in properties else "image" if "images" in properties else ""
+        return next((noun for noun in ("image", "text", "pair") if f"{noun}s" in properties), "")
 
     def _send(self, request: urllib.request.Request) -> tuple[int, Message, bytes]:
         try:
@@ -121,6 +122,18 @@ class ServiceClient:
             return SurroundingsError(f"The certificate of {self._base} is not trusted: {reason.verify_message}.", hint=hint)
         said = first_line(reason) if isinstance(reason, Exception) else str(reason)
         return SurroundingsError(f"{self._base} does not answer ({said}).", hint="Does the service run there, and is it http or https?")
+
+
+def _as_body(data: bytes, noun: str) -> tuple[bytes, str]:
+    """Give an input as a request's body, and its content type. Raises: `InputError`: a pair is not UTF-8."""
+    if noun == "image":
+        return _as_file(data)
+    if noun == "text":
+        return data, "text/plain; charset=utf-8"
+    try:
+        return json.dumps({"pair": texts_of(data)}).encode(), "application/json"
+    except UnicodeDecodeError as error:
+        raise InputError(f"The pair is not UTF-8 ({error.reason}).", hint="Give both texts in UTF-8.") from error
 
 
 def _as_file(data: bytes) -> tuple[bytes, str]:

@@ -43,15 +43,19 @@ class ImageInput(Frozen):
 
 
 class TextInput(Frozen):
-    """What `fmx.texts` makes of a text: token ids, int32 [max_length], with special tokens, cut at the end and padded there."""
+    """What `fmx.texts` makes of a text, or of two: token ids, int32 [max_length], with special tokens, cut at the end and padded there."""
 
     kind: Literal["text"] = "text"
     max_length: int = Field(ge=8, le=8192, description="Tokens of a row, special ones included: the model's window.")
     pad_id: int = Field(ge=0)
     unknown_id: int | None = Field(description="None where the tokenizer knows every byte.")
-    special_tokens: int = Field(ge=0, description="How many are put around one text.")
+    special_tokens: int = Field(ge=0, description="How many are put around the texts of one row.")
     vocabulary: int = Field(gt=0, description="Ids are below.")
     tokenizer_sha256: Sha256 = Field(description="Of the tokenizer.json beside.")
+    texts: Literal[1, 2] = Field(default=1, description="Of one row; the longer of two is cut first.")
+    separator_id: int | None = Field(
+        default=None, description="Of two texts, where the model tells them apart by segment: the second begins behind the first such token."
+    )
 
 
 Input = Annotated[ImageInput | TextInput, Field(discriminator="kind")]

@@ -14,6 +14,7 @@ from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
+from fmx.ranking import ranking_of
 from fmx.report import charts, render
 from fmx.report.gallery import mistakes
 from fmx.tasks import Task
@@ -105,5 +106,10 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
 def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabilities: np.ndarray, rows: Rows) -> Evaluation:
     """Put the measures of a model's answers beside what is known of it."""
     skipped = [f"{name}: {reason}" for name, reason in rows.skipped]
-    measures = statistics.classification_measures(probabilities, rows.labels, labels)
-    return Evaluation({**facts, **measures, "skipped": skipped}, labels, probabilities, rows)
+    return Evaluation({**facts, **measures_of(probabilities, rows, labels), "skipped": skipped}, labels, probabilities, rows)
+
+
+def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Measure answers, float [n, labels]: as classes, and, under `ranking`, as an order of each query's candidates where rows have queries."""
+    ranked = ranking_of(probabilities, rows, labels)
+    return {**statistics.classification_measures(probabilities, rows.labels, labels), **({"ranking": ranked} if ranked else {})}

@@ -6,5 +6,8 @@ from typing import Final, Literal
 
 IMAGES: Final = "image-classification"
 TEXTS: Final = "text-classification"
+PAIRS: Final = "text-pair"
+READ_TEXTS = (TEXTS, PAIRS)
+"""What reads tables of texts, with an encoder and its tokenizer."""
 
-TaskName = Literal["image-classification", "text-classification"]
+TaskName = Literal["image-classification", "text-classification", "text-pair"]

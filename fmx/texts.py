@@ -1,4 +1,4 @@
-"""From a text to the model's row of token ids: the one tokenisation function of fmx.
+"""From a text, or a pair of texts, to the model's row of token ids: the one tokenisation function of fmx.
 
 Training, calibration, `fmx predict`, `fmx eval` and the service all call `TextReader.decode`, with the tokenizer that lies in the run and in the
 package, so a text means the same everywhere. Padding is at the end of every row, and a graph takes what is no padding into account alone.
@@ -16,6 +16,7 @@ from fmx import storage
 from fmx.contract import TextInput
 from fmx.decoded import Decoded
 from fmx.errors import InputError, PackageError, TooLargeError, first_line, missing_extra
+from fmx.pairs import BETWEEN
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,7 +82,7 @@ def tokenizer_of(serialised: bytes, name: str) -> Tokenizer:
 
 
 class TextReader:
-    """Turns texts into rows int32 [max_length]. Safe to call from several threads at once."""
+    """Turns texts, or pairs of them, into rows int32 [max_length]. Safe to call from several threads at once."""
 
     dtype = np.dtype(np.int32)
 
@@ -100,32 +101,45 @@ class TextReader:
         return (self.spec.max_length,)
 
     def decode(self, data: bytes, limit: int = MAX_CHARACTERS) -> Decoded:
-        """Turn a text's UTF-8 bytes into one row, cut at the model's window.
+        """Turn a text's UTF-8 bytes, or those of a pair, into one row, cut at the model's window.
 
         Args:
-            data: UTF-8.
-            limit: most characters.
+            data: UTF-8, of a pair as `joined` gives it.
+            limit: most characters, of both texts of a pair together.
 
         Raises:
-            InputError: not UTF-8, empty, white space, or nothing that the tokenizer reads.
+            InputError: not UTF-8, empty, white space, nothing that the tokenizer reads, or another number of texts than the model takes.
             TooLargeError: too many characters.
         """
-        text = _text_of(data, limit)
+        texts = self._texts_of(data, limit)
         if self._tokenizer is None:
             raise PackageError("This model was opened without its tokenizer.", hint="Open its package, or its run.")
-        ids = self._ids_of(self._tokenizer, text)
+        ids = self._ids_of(self._tokenizer, texts)
         row = np.full(self.row_shape, self.spec.pad_id, self.dtype)
         row[: len(ids)] = ids
-        if len(ids) <= self.spec.special_tokens:
-            raise InputError("There is nothing in the text that the model could read.", hint="It holds only control or invisible characters.")
-        return Decoded(row, {**_script_of(text), **self._token_facts(ids)}, bucket=len(ids).bit_length())
+        return Decoded(row, {**_script_of(texts), **self._token_facts(ids)}, bucket=len(ids).bit_length())
 
-    def _ids_of(self, tokenizer: Tokenizer, text: str) -> list[int]:
-        """Tokenise. A piece of the text that spells a special token is unknown: XLM-R and DeBERTa keep theirs among the pieces of texts."""
-        encoding = tokenizer.encode(text)
-        told = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-        read = [i if is_around or i not in self._reserved else self.spec.unknown_id for i, is_around in told]
-        return [i for i in read if i is not None]
+    def _texts_of(self, data: bytes, limit: int) -> list[str]:
+        if self.spec.texts == 1:
+            return [_text_of(data, limit)]
+        parts = data.split(BETWEEN)
+        if len(parts) != self.spec.texts:
+            raise InputError("The input is not a pair of texts in UTF-8.", hint="Send two texts.")
+        texts = [_text_of(part, limit, f"{which} text") for which, part in zip(("first", "second"), parts, strict=True)]
+        if sum(map(len, texts)) > limit:
+            raise _too_long(limit, "pair")
+        return texts
+
+    def _ids_of(self, tokenizer: Tokenizer, texts: list[str]) -> list[int]:
+        """Tokenise. A piece of a text that spells a special token is unknown: XLM-R and DeBERTa keep theirs among the pieces of texts."""
+        encoding = tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None)
+        told = zip(encoding.ids, encoding.special_tokens_mask, encoding.sequence_ids, strict=True)
+        read = [(i if is_around or i not in self._reserved else self.spec.unknown_id, place) for i, is_around, place in told]
+        kept = [(i, place) for i, place in read if i is not None]
+        if len({place for _, place in kept} - {None}) < len(texts):
+            what = "the text" if len(texts) == 1 else "one text of the pair"
+            raise InputError(f"There is nothing in {what} that the model could read.", hint="It holds only control or invisible characters.")
+        return [i for i, _ in kept]
 
     def _token_facts(self, ids: list[int]) -> dict[str, float]:
         own = len(ids) - self.spec.special_tokens
@@ -181,28 +195,28 @@ def padded_length(longest: int, window: int) -> int:
     return min(window, -(-longest // STEP) * STEP)
 
 
-def _text_of(data: bytes, limit: int) -> str:
+def _text_of(data: bytes, limit: int, what: str = "text") -> str:
     if len(data) > 4 * limit:  # no character is longer in UTF-8
-        raise _too_long(limit)
+        raise _too_long(limit, what)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"The text is not UTF-8 ({error.reason} at byte {error.start}).", hint="Send it as UTF-8.") from error
+        raise InputError(f"The {what} is not UTF-8 ({error.reason} at byte {error.start}).", hint="Send it as UTF-8.") from error
     text = text.removeprefix("\ufeff")  # a byte order mark, as a table's readers take it off
     if len(text) > limit:
-        raise _too_long(limit)
+        raise _too_long(limit, what)
     if not text.strip():
-        raise InputError("The text is empty.", hint="Send some words.")
+        raise InputError(f"The {what} is empty.", hint="Send some words.")
     return text
 
 
-def _too_long(limit: int) -> TooLargeError:
-    return TooLargeError(f"The text has more than {limit:,} characters.", hint="Send it in parts.")
+def _too_long(limit: int, what: str) -> TooLargeError:
+    return TooLargeError(f"The {what} has more than {limit:,} characters.", hint="Send it in parts.")
 
 
-def _script_of(text: str) -> dict[str, float]:
-    """Give the shares of the letters that are Latin without accents and Han, from the beginning of a text."""
-    letters = [character for character in text[:LOOKED_AT] if character.isalpha()]
+def _script_of(texts: list[str]) -> dict[str, float]:
+    """Give the shares of the letters that are Latin without accents and Han, from the beginning of each text."""
+    letters = [character for text in texts for character in text[:LOOKED_AT] if character.isalpha()]
     count = max(1, len(letters))
     han = sum("\u3400" <= character <= "\u9fff" for character in letters)
     return {"latin_share": sum(map(str.isascii, letters)) / count, "han_share": han / count}

@@ -12,22 +12,24 @@ from serve.routes import PREDICT
 
 _IMAGES = {"images": {"type": "array", "items": {"type": "file", "format": "image"}}}
 _TEXTS = {"text": {"type": "string"}, "texts": {"type": "array", "items": {"type": "string"}}}
+_PAIR = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+_FIELDS: dict[str, dict[str, Any]] = {"image": _IMAGES, "text": _TEXTS, "pair": {"pair": _PAIR, "pairs": {"type": "array", "items": _PAIR}}}
+"""By what the model reads."""
 
 
 def client_endpoint(noun: str) -> dict[str, Any]:
-    """Describe the prediction of a model that reads images or texts.
+    """Describe the prediction of a model that reads images, texts or pairs of texts.
 
     BentoML's clients then take `client.predict(images=[Path("photo.jpg")], top_k=3)`, which they send as multipart files, and
-    `client.predict(text="where is my order?")`, which they send as JSON.
+    `client.predict(text="where is my order?")` or `client.predict(pair=["where is my order?", "It is on its way."])`, which they send as JSON.
     """
-    given: dict[str, Any] = _IMAGES if noun == "image" else _TEXTS
     return {
         "name": "predict",
         "route": PREDICT,
         "description": f"Predict labels for {noun}s.",
         "batchable": False,
         "is_task": False,
-        "input": {"type": "object", "properties": {**given, "top_k": {"type": "integer"}}, "required": ["images"] if noun == "image" else []},
+        "input": {"type": "object", "properties": {**_FIELDS[noun], "top_k": {"type": "integer"}}, "required": ["images"] if noun == "image" else []},
         "output": {
             "type": "object",
             "properties": {"request_id": {"type": "string"}, "model": {"type": "object"}, "predictions": {"type": "array"}},

@@ -1,4 +1,4 @@
-"""What a caller of `POST /v1/predict` sends, turned into encoded inputs: images as bytes, files or base64 in JSON, texts plain or in JSON."""
+"""What a caller of `POST /v1/predict` sends, turned into encoded inputs: images as bytes, files or base64, texts plain or in JSON, pairs in JSON."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from fmx.errors import InputError, TooLargeError, UnsupportedTypeError
+from fmx.pairs import joined
 from fmx.tasks import Task
 from serve.settings import ServeSettings
 
@@ -30,6 +31,7 @@ LARGE_BODY_BYTES = 256_000
 EXAMPLES = {
     "image": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' ...",
     "text": """curl --json '{"text": "where is my order"}' ...""",
+    "pair": """curl --json '{"pair": ["where is my order", "It is on its way."]}' ...""",
 }
 """A good request, by what the model reads."""
 
@@ -37,10 +39,11 @@ EXAMPLES = {
 async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> tuple[list[bytes], int]:
     """Take the encoded inputs of a task, and `top_k`, out of a request.
 
-    Images come as their bytes, as multipart files, or as JSON with base64; texts as plain UTF-8 or as JSON.
+    Images come as their bytes, as multipart files, or as JSON with base64; texts as plain UTF-8 or as JSON; pairs of texts as JSON.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     top_k = request.query_params.get("top_k")
+    _read_top_k(top_k)  # a wrong one is told though the body's own goes before it
     if kind in task.content_types:
         if task.noun == "text":
             _check_charset(request.headers["content-type"])
@@ -48,7 +51,7 @@ async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> 
     elif kind == "multipart/form-data" and task.noun == "image":
         inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
-        inputs, top_k = await parsed(await request.body(), _read_images if task.noun == "image" else _read_texts, top_k, settings)
+        inputs, top_k = await parsed(await request.body(), _JSON_READERS[task.noun], top_k, settings)
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",
@@ -99,24 +102,47 @@ def _has_end(body: bytes, content_type: str) -> bool:
 def _read_images(body: bytes, top_k: str | None, _settings: ServeSettings) -> tuple[list[bytes], str | None]:
     hint = 'Send {"image": BASE64} or {"images": [BASE64, ...]}, with "top_k" if wanted.'
     content = read_object(body, "body", hint)
-    return decode_images(_strings_of(content, "image", "base64 strings", hint), hint), _top_k_of(content, top_k, hint)
+    return decode_images(_inputs_of(content, "image", "base64 strings", _is_string, hint), hint), _top_k_of(content, top_k, hint)
 
 
 def _read_texts(body: bytes, top_k: str | None, settings: ServeSettings) -> tuple[list[bytes], str | None]:
     hint = 'Send {"text": TEXT} or {"texts": [TEXT, ...]}, with "top_k" if wanted.'
     content = read_object(body, "body", hint)
-    return encode_texts(_strings_of(content, "text", "strings", hint), settings), _top_k_of(content, top_k, hint)
+    return encode_texts(_inputs_of(content, "text", "strings", _is_string, hint), settings), _top_k_of(content, top_k, hint)
 
 
-def _strings_of(content: dict[str, Any], one: str, what: str, hint: str) -> list[str]:
-    """Take the inputs out of a JSON body: one string under its singular, or a list under its plural. Raises: `InputError`."""
+def _read_pairs(body: bytes, top_k: str | None, settings: ServeSettings) -> tuple[list[bytes], str | None]:
+    hint = 'Send {"pair": [TEXT, TEXT]} or {"pairs": [[TEXT, TEXT], ...]}, with "top_k" if wanted.'
+    content = read_object(body, "body", hint)
+    pairs = _inputs_of(content, "pair", "pairs of strings", _is_pair, hint)
+    return encode_pairs(pairs, settings), _top_k_of(content, top_k, hint)
+
+
+_JSON_READERS: dict[str, Callable[[bytes, str | None, ServeSettings], tuple[list[bytes], str | None]]] = {
+    "image": _read_images,
+    "text": _read_texts,
+    "pair": _read_pairs,
+}
+"""By the task's noun."""
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_string, value))
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _inputs_of(content: dict[str, Any], one: str, what: str, is_one: Callable[[Any], bool], hint: str) -> list[Any]:
+    """Take the inputs out of a JSON body: one under its singular, or a list of them under its plural. Raises: `InputError`."""
     many = f"{one}s"
     unknown = set(content) - {one, many, "top_k"}
     if unknown or (one in content) == (many in content):
         named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else f"exactly one of {one} and {many} is needed"
         raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)
     values = [content[one]] if one in content else content[many]
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, list) or not all(map(is_one, values)):
         raise InputError(f"The JSON body's {many} are no {what}.", hint=hint)
     return values
 
@@ -130,6 +156,13 @@ def encode_texts(texts: Sequence[str], settings: ServeSettings) -> list[bytes]:
     check_count(len(texts), settings.max_inputs)
     check_characters(sum(map(len, texts)), settings)
     return [text.encode() for text in texts]
+
+
+def encode_pairs(pairs: Sequence[Sequence[str]], settings: ServeSettings) -> list[bytes]:
+    """Encode the pairs of a request as `encode_texts` does texts; an empty text stays one, which the task refuses."""
+    check_count(len(pairs), settings.max_inputs)
+    check_characters(sum(len(text) for pair in pairs for text in pair), settings)
+    return [joined([text.encode() for text in pair]) for pair in pairs]
 
 
 def check_characters(characters: int, settings: ServeSettings) -> None:

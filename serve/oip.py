@@ -1,6 +1,6 @@
 """Open Inference Protocol V2 (KServe, Triton): its JSON and binary forms, turned into what the engine takes and back.
 
-One input is taken: of images rows as they are, UINT8 [n, height, width, 3], or encoded, BYTES [n]; of texts BYTES [n]. Outputs are
+One input is taken: of images rows as they are, UINT8 [n, height, width, 3], or encoded, BYTES [n]; of texts BYTES [n], of pairs [n, 2]. Outputs are
 `probabilities` FP32 [n, labels] and `label`, the first label of each row, BYTES [n]. Specification:
 github.com/kserve/open-inference-protocol; the binary form is Triton's extension
 binary_tensor_data.
@@ -8,6 +8,7 @@ binary_tensor_data.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import numpy as np
 import orjson
 
 from fmx.errors import InputError
+from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
 from fmx.tasks import Task
 from serve.errors import ShapeError
-from serve.inputs import check_characters, check_count, decode_images, encode_texts, read_object
+from serve.inputs import check_characters, check_count, decode_images, encode_pairs, encode_texts, read_object
 from serve.settings import ServeSettings
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -37,7 +39,7 @@ class InferRequest:
 
     id: str
     inputs: list[bytes] | list[np.ndarray]
-    """Encoded images, rows uint8 [height, width, 3], or texts."""
+    """Encoded images, rows uint8 [height, width, 3], texts or pairs."""
     outputs: dict[str, bool]
     """By name, whether in binary."""
 
@@ -67,7 +69,12 @@ def model_metadata(predictor: PackagePredictor, execution: str) -> dict[str, Any
 def _input_metadata(task: Task) -> dict[str, Any]:
     if task.noun == "image":
         return {"name": task.tensor, "datatype": "UINT8", "shape": [-1, *task.row_shape]}
-    return {"name": task.tensor, "datatype": "BYTES", "shape": [-1]}
+    return {"name": task.tensor, "datatype": "BYTES", "shape": [-1, *_own_shape(task)]}
+
+
+def _own_shape(task: Task) -> tuple[int, ...]:
+    """Give the shape of one encoded input among BYTES: a pair has two elements."""
+    return (2,) if task.noun == "pair" else ()
 
 
 def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredictor, settings: ServeSettings) -> InferRequest:
@@ -92,12 +99,13 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
     check_count(shape[0], settings.max_inputs)
     raw = _raw_data(tensor, binary)
     inputs: list[bytes] | list[np.ndarray]
-    if tensor.get("datatype") == "BYTES" and len(shape) == 1:
+    of_bytes = [-1, *_own_shape(predictor.task)]
+    if tensor.get("datatype") == "BYTES" and shape[1:] == of_bytes[1:]:
         inputs = _encoded(raw, tensor, shape[0], predictor.task, settings)
     elif predictor.task.noun == "image" and tensor.get("datatype") == "UINT8" and tuple(shape[1:]) == predictor.task.row_shape:
         inputs = list(_rows(raw, tensor, shape))
     else:
-        wanted = f"UINT8 {[-1, *predictor.task.row_shape]} or BYTES [-1]" if predictor.task.noun == "image" else "BYTES [-1]"
+        wanted = f"UINT8 {[-1, *predictor.task.row_shape]} or BYTES [-1]" if predictor.task.noun == "image" else f"BYTES {of_bytes}"
         raise ShapeError(f"{str(tensor.get('datatype'))[:20]} {str(shape)[:100]} is not taken: {wanted}.", hint=HINT)
     given = content.get("id")
     if not isinstance(given, str | None):
@@ -168,12 +176,28 @@ def _raw_data(tensor: dict[str, Any], binary: bytes) -> bytes | None:
 
 
 def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task, settings: ServeSettings) -> list[bytes]:
-    """Read BYTES: in binary each element behind its length (4 bytes, little-endian), in JSON images as base64 and texts as they are."""
+    """Read BYTES: in binary each element behind its length (4 bytes, little-endian), in JSON images as base64 and texts as they are.
+
+    The two texts of a pair are elements behind each other; in JSON they may also be a list of their own.
+    """
+    elements = count * math.prod(_own_shape(task))
     if raw is None:
         data = tensor.get("data")
-        if not isinstance(data, list) or len(data) != count or not all(isinstance(item, str) for item in data):
+        if task.noun == "pair" and isinstance(data, list) and all(isinstance(item, list) for item in data):
+            data = [text for pair in data for text in pair]
+        if not isinstance(data, list) or len(data) != elements or not all(isinstance(item, str) for item in data):
             raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are strings; images in them base64.")
+        if task.noun == "pair":
+            return encode_pairs(list(zip(data[::2], data[1::2], strict=True)), settings)
         return decode_images(data, HINT) if task.noun == "image" else encode_texts(data, settings)
+    found = _elements(raw, elements)
+    if task.noun != "image":
+        check_characters(sum(len(data) for data in found) // MOST_BYTES_A_CHARACTER, settings)
+    return [joined(pair) for pair in zip(found[::2], found[1::2], strict=True)] if task.noun == "pair" else found
+
+
+def _elements(raw: bytes, count: int) -> list[bytes]:
+    """Take elements apart, each behind its length. Raises: `ShapeError`: they are not so many."""
     found: list[bytes] = []
     place = 0
     while place < len(raw) and len(found) <= count:
@@ -184,8 +208,6 @@ def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task, 
         place += 4 + length
     if len(found) != count or place != len(raw):
         raise ShapeError("The binary data are not as many elements as the shape says.", hint=HINT)
-    if task.noun == "text":
-        check_characters(sum(len(data) for data in found) // MOST_BYTES_A_CHARACTER, settings)
     return found
 
 

@@ -121,8 +121,8 @@ class ServeSettings(BaseSettings):
         return read_origins(self.cors_origins) if self.cors_origins is not None else frozenset()
 
     def limit_of(self, noun: str) -> int:
-        """Give the size up to which an input of a task is taken: pixels of an image, characters of a text."""
-        return {"image": self.max_pixels, "text": self.max_characters}[noun]
+        """Give the size up to which an input of a task is taken: pixels of an image, characters of a text or pair."""
+        return self.max_pixels if noun == "image" else self.max_characters
 
     @property
     def worker_threads(self) -> int:

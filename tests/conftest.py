@@ -18,7 +18,7 @@ from fmx.data.digits import open_digits
 from fmx.package import Package
 from fmx.run import Run
 from fmx.tasks import ImageClassification
-from tests.texts import make_texts, write_encoder, write_table
+from tests.texts import make_pairs, make_texts, write_encoder, write_pairs, write_table
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
 
@@ -174,9 +174,35 @@ def text_run(tiny_encoder: Path, text_table: Path, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def text_package(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
-    """The text run exported, to int8 where that is within the budget."""
+    """The text run exported to fp32: in int8 a row's last digits are its batch's, and whether it is served hangs on this machine's load."""
     from export.pipeline import export_package
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("text-packages")))
-        yield export_package(text_run.folder, quantize="int8", on_miss="fp32")
+        yield export_package(text_run.folder)
+
+
+@pytest.fixture(scope="session")
+def pair_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 240 pairs, 4 candidates a question, of which those in words of praise are relevant."""
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs.csv", make_pairs(240))
+
+
+@pytest.fixture(scope="session")
+def pair_run(tiny_encoder: Path, pair_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The tiny encoder trained on the pairs."""
+    from finetune.training import train_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("pair")))
+        yield train_run(task="text-pair", data=str(pair_table), model=str(tiny_encoder), epochs=5, max_length=48, lr=5e-3, device="cpu", seed=1)
+
+
+@pytest.fixture(scope="session")
+def pair_package(pair_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The pair run exported to fp32, as the text run."""
+    from export.pipeline import export_package
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("pair-packages")))
+        yield export_package(pair_run.folder)

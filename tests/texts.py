@@ -29,6 +29,23 @@ def make_texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return made
 
 
+def make_pairs(count: int, seed: int = 0, candidates: int = 4) -> list[tuple[str, str, str, str]]:
+    """Make (query_id, question, answer, label): each question has candidates, of which those in words of praise are relevant (1)."""
+    chooser = random.Random(seed)
+    pairs = []
+    for number, (text, label) in enumerate(make_texts(count, seed)):
+        query = number // candidates
+        question = f"question {chooser.choice(_COMMON)} {query}"
+        pairs.append((f"q{query}", question, text, "1" if label == "praise" else "0"))
+    return pairs
+
+
+def write_pairs(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("query_id", "question", "answer", "label"), *rows])
+    return path
+
+
 def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows])

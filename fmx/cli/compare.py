@@ -19,6 +19,8 @@ def compare(
     variant: Annotated[str | None, typer.Option(help="Of both.", show_default="the first that fits this host")] = None,
     text_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="as trained, or guessed")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="as trained, or guessed")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="The second text's, of a table of pairs.", show_default="as trained, or guessed")] = None,
+    query_column: Annotated[str | None, typer.Option(help="What candidates of one query share.", show_default="as trained, or guessed")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -31,7 +33,8 @@ def compare(
     from fmx.package import find_package
 
     limits = Limits(max_drop, max_slower, max_larger)
-    columns = Columns(text_column, label_column) if text_column or label_column else None
+    told = Columns(text_column, label_column, pair_column, query_column)
+    columns = told if any(told) else None
     compared = compare_packages(find_package(old), find_package(new), data, limits, variant=variant, device=device, columns=columns)
     if json:
         output.answer_json(compared.facts)

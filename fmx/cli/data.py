@@ -5,6 +5,7 @@ What a check prints for a person is in data_report.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from fmx import storage
 from fmx.cli import output
 from fmx.cli.signals import loading
 from fmx.errors import DataError, UsageError
-from fmx.task_names import IMAGES, TEXTS, TaskName
+from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TEXTS, TaskName
 
 if TYPE_CHECKING:
     from fmx.data import Columns
@@ -31,6 +32,8 @@ def check(
     task: Annotated[TaskName, typer.Option(help="What the rows are for.")] = IMAGES,
     text_column: Annotated[str | None, typer.Option(help="Of a table of texts, where it cannot be guessed.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of a table of texts, where it cannot be guessed.")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="The second text's, of a table of pairs.", show_default="guessed")] = None,
+    query_column: Annotated[str | None, typer.Option(help="What candidates of one query share.", show_default="guessed")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json: measure texts in its tokens, not in characters.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, max=8192, help="Of the model's window in tokens.", show_default="128")] = None,
     split_seed: Annotated[int, typer.Option(help="Of the split, where the data have none.")] = 0,
@@ -54,11 +57,12 @@ def check(
     from fmx.cli.data_report import print_check
     from fmx.data import Columns
 
-    _check_options(task, text_column=text_column, label_column=label_column, tokenizer=tokenizer, max_length=max_length)
-    columns = Columns(text_column, label_column)
+    of_pairs = {"pair_column": pair_column, "query_column": query_column}
+    _check_options(task, of_pairs, text_column=text_column, label_column=label_column, tokenizer=tokenizer, max_length=max_length)
+    columns = Columns(text_column, label_column, **{name.removesuffix("_column"): column for name, column in of_pairs.items()})
     checked: Checked
-    if task == TEXTS:
-        checked = _check_texts(source, columns, split_seed, group_by, near, tokenizer, max_length)
+    if task in READ_TEXTS:
+        checked = _check_texts(source, task, columns, split_seed, group_by, near, tokenizer, max_length)
     else:
         checked = _check_images(source, split_seed, group_by, near)
     if json:
@@ -72,11 +76,14 @@ def check(
         )
 
 
-def _check_options(task: TaskName, **of_texts: object) -> None:
+def _check_options(task: TaskName, of_pairs: Mapping[str, object], **of_texts: object) -> None:
     """Refuse options that nothing would be done with. Raises: `UsageError`."""
-    given = [f"--{name.replace('_', '-')}" for name, value in of_texts.items() if value is not None]
-    if given and task == IMAGES:
-        raise UsageError(f"For images {', '.join(given)} would do nothing.", hint="Leave it out, or add --task text-classification.")
+    unused = {**(of_texts if task == IMAGES else {}), **(of_pairs if task != PAIRS else {})}
+    given = [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]
+    if given:
+        wanted = f"{TEXTS} or {PAIRS}" if all(name not in of_pairs for name, value in unused.items() if value is not None) else PAIRS
+        what = "images" if task == IMAGES else "single texts"
+        raise UsageError(f"For {what} {', '.join(given)} would do nothing.", hint=f"Leave it out, or add --task {wanted}.")
     if of_texts["max_length"] is not None and of_texts["tokenizer"] is None:
         raise UsageError("--max-length counts tokens, which a tokenizer makes.", hint="Add --tokenizer FILE, the model's tokenizer.json.")
 
@@ -93,23 +100,23 @@ def _check_images(source: str, split_seed: int, group_by: str | None, near: bool
 
 
 def _check_texts(
-    source: str, columns: Columns, split_seed: int, group_by: str | None, near: bool, tokenizer: Path | None, max_length: int | None
+    source: str, task: TaskName, columns: Columns, split_seed: int, group_by: str | None, near: bool, tokenizer: Path | None, max_length: int | None
 ) -> TextCheck:
     from fmx.data import open_source
     from fmx.data.check import check_texts
+    from fmx.tasks import TASKS
     from fmx.texts import MAX_LENGTH
 
     if tokenizer is not None and not tokenizer.is_file():
         raise UsageError(f"There is no file {tokenizer}.", hint="Give the tokenizer.json of the model; a run has one in its folder.")
-    opened = open_source(source, split_seed, group_by, task=TEXTS, columns=columns)
-    return check_texts(opened, near=near, tokenizer=tokenizer, max_length=max_length or MAX_LENGTH)
+    opened = open_source(source, split_seed, group_by, task=task, columns=columns)
+    return check_texts(opened, near=near, tokenizer=tokenizer, max_length=max_length or MAX_LENGTH, noun=TASKS[task].noun)
 
 
 def _train_command(source: str, task: TaskName, columns: Columns) -> str:
     if task == IMAGES:
         return f"fmx train --data {source}"
-    options = {"--text-column": columns.text, "--label-column": columns.label}
-    return f"fmx train --task {task} --data {source}" + "".join(f" {option} {name}" for option, name in options.items() if name)
+    return f"fmx train --task {task} --data {source}" + "".join(f" {option} {name}" for option, name in columns.options().items())
 
 
 @app.command()

@@ -19,6 +19,8 @@ def evaluate(
     group_by: Annotated[str | None, typer.Option(help="As for fmx train.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="the run's, or guessed")] = None,
     label_column: Annotated[str | None, typer.Option(help="Of a table of texts.", show_default="the run's, or guessed")] = None,
+    pair_column: Annotated[str | None, typer.Option(help="The second text's, of a table of pairs.", show_default="the run's, or guessed")] = None,
+    query_column: Annotated[str | None, typer.Option(help="What candidates of one query share.", show_default="the run's, or guessed")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page with confusion matrix and mistakes.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -34,7 +36,8 @@ def evaluate(
     from fmx.run import Run
 
     found = find_model(model)
-    columns = Columns(text_column, label_column) if text_column or label_column else None
+    told = Columns(text_column, label_column, pair_column, query_column)
+    columns = told if any(told) else None
     if isinstance(found, Run):
         with loading("train", "Evaluating a run"):
             from finetune.device import choose_device
@@ -53,6 +56,7 @@ def evaluate(
     rows = [["accuracy", output.interval(facts["accuracy"])]]
     if "top5_accuracy" in facts:
         rows.append(["top-5 accuracy", output.interval(facts["top5_accuracy"])])
+    rows += output.ranking(facts.get("ranking"))
     rows += [
         ["macro F1", f"{facts['macro_f1']:.4f}"],
         ["calibration error", f"{facts['calibration_error']:.4f}"],

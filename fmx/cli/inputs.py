@@ -8,9 +8,12 @@ from pathlib import Path
 
 from fmx.data.folder import SUFFIXES
 from fmx.errors import InputError, UsageError
+from fmx.pairs import joined
 
 LOOKED_AT = 4096
 """Bytes of standard input that tell a text from an image."""
+PAIR_SEPARATOR = " | "
+"""Between the texts of a pair on the screen."""
 
 
 def read_inputs(given: list[str]) -> list[tuple[str, bytes]]:
@@ -59,6 +62,42 @@ def read_texts(given: list[str]) -> list[tuple[str, bytes]]:
             data = text.removeprefix("@" if text.startswith("@@") else "").encode(errors="surrogateescape")  # what the shell gave
             found.append((data.decode(errors="replace"), data))
     return found
+
+
+def read_pairs(given: list[str]) -> list[tuple[str, bytes]]:
+    """Take every two inputs as (both texts, the pair's bytes), as `read_texts` takes each; on standard input a line has both, with a tab between.
+
+    Raises:
+        InputError: as `read_texts`, or a line without a tab.
+        UsageError: an image, or an odd number of texts.
+    """
+    found: list[tuple[str, bytes]] = []
+    waiting: list[tuple[str, bytes]] = []
+    for argument in given:
+        for name, data in read_texts([argument]):
+            if argument == "-":
+                found.append((name.replace("\t", PAIR_SEPARATOR), _tabbed(name, data)))
+                continue
+            waiting.append((name, data))
+            if len(waiting) == 2:
+                found.append((PAIR_SEPARATOR.join(name for name, _ in waiting), joined([data for _, data in waiting])))
+                waiting = []
+    if waiting:
+        raise UsageError(
+            f"This model reads pairs of texts, and {waiting[0][0]!r} is alone.", hint="Give two texts a pair: fmx predict PACKAGE ONE OTHER."
+        )
+    return found
+
+
+def _tabbed(name: str, line: bytes) -> bytes:
+    parts = line.split(b"\t")
+    if len(parts) != 2:
+        raise InputError(f"A line on standard input is no pair: {name[:60]!r}.", hint="Write both texts with a tab between.")
+    return joined(parts)
+
+
+READERS = {"image": read_inputs, "text": read_texts, "pair": read_pairs}
+"""By what a model reads."""
 
 
 def are_texts(given: list[str]) -> bool:

@@ -53,6 +53,15 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console.print(drawn)
 
 
+def ranking(measures: dict[str, Any] | None, whose: str = "") -> list[list[str]]:
+    """Give the lines of a table that say how candidates were ranked; none where none were."""
+    if measures is None:
+        return []
+    lines = {"MRR": "mrr", f"NDCG@{measures['cut']}": "ndcg", f"recall@{measures['cut']}": "recall"}
+    queries = "" if whose else f" ({measures['queries']} queries, {measures['candidates']:.1f} candidates each)"
+    return [[f"{name}{whose}", f"{measures[key]:.4f}{queries}"] for name, key in lines.items()]
+
+
 def interval(share: dict[str, Any]) -> str:
     """Write a measured share with its 95 % interval and number of rows."""
     return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} rows)"

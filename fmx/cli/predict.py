@@ -21,7 +21,8 @@ def predict(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            help="A package's folder or name, or latest; then image files, folders, or texts, @FILE; - for standard input. With --url inputs alone.",
+            help="A package's folder or name, or latest; then image files, folders, or texts, @FILE; - for standard input; of a model of pairs two "
+            "texts a pair. With --url inputs alone.",
             metavar="PACKAGE INPUT...",
         ),
     ],
@@ -32,13 +33,13 @@ def predict(
     key: Annotated[str | None, typer.Option(help="Its key; in FMX_KEY it stays out of lists of processes.", show_default="FMX_KEY")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict labels for images or texts.
+    """Predict labels for images, texts or pairs of texts.
 
     Example: fmx predict latest photos/ --top-k 1 --json
 
     Example: fmx predict latest "where is my order?"
     """
-    from fmx.cli.inputs import read_inputs, read_texts
+    from fmx.cli.inputs import READERS
     from fmx.progress import progress
 
     if url is not None:
@@ -56,7 +57,7 @@ def predict(
     predictions: list[dict[str, Any]] = []
     faults: list[dict[str, str]] = []
     stopped_by: FmxError | None = None
-    read = read_texts(inputs) if noun == "text" else read_inputs(inputs)
+    read = READERS[noun](inputs)
     with progress("Predicting", len(read)) as advance:
         for name, data in read:
             try:
@@ -104,9 +105,13 @@ def _service(url: str, key: str | None, top_k: int, inputs: list[str]) -> tuple[
 
 
 def _print(model: Model | None, predictions: list[dict[str, Any]], faults: list[dict[str, str]]) -> None:
-    rows = [[item["input"], *(f"{label['label']} {label['score']:.3f}" for label in item["labels"])] for item in predictions]
+    rows = [
+        [item["input"], *([f"{item['score']:.4f}"] if "score" in item else []), *(f"{one['label']} {one['score']:.3f}" for one in item["labels"])]
+        for item in predictions
+    ]
     if model is not None and rows:
-        places = max(len(row) for row in rows) - 1
-        output.table(f"{model['name']} ({model['variant']})", ["input", *(f"{place + 1}." for place in range(places))], rows)
+        scored = ["score"] if "score" in predictions[0] else []
+        places = max(len(row) for row in rows) - 1 - len(scored)
+        output.table(f"{model['name']} ({model['variant']})", ["input", *scored, *(f"{place + 1}." for place in range(places))], rows)
     for fault in faults:
         output.say(f"{fault['input']}: {fault['error']} {fault['hint']}".strip())

@@ -35,10 +35,12 @@ def _option(text: str, panel: str, default: str | None = None, *names: str) -> A
 
 
 def train(
-    task: Annotated[str | None, _option("image-classification or text-classification.", DATA, "image-classification")] = None,
+    task: Annotated[str | None, _option("image-classification, text-classification or text-pair.", DATA, "image-classification")] = None,
     data: Annotated[str | None, _option("Class folders, a table (CSV, JSONL, Parquet) of files or of texts, or a name.", DATA, "digits")] = None,
     text_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     label_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
+    pair_column: Annotated[str | None, _option("The second text's, of a table of pairs.", DATA, "guessed")] = None,
+    query_column: Annotated[str | None, _option("What candidates of one query share: MRR, NDCG and recall are measured.", DATA, "guessed")] = None,
     group_by: Annotated[str | None, _option("Column, or pattern of file names: a group stays in one split.", DATA)] = None,
     allow_leakage: Annotated[bool | None, _option("Train though rows are in two splits.", DATA, None, "--allow-leakage")] = None,
     on_bad_image: Annotated[str | None, _option("skip (up to 5 %) or error.", DATA, "skip")] = None,
@@ -110,6 +112,8 @@ def train(
     Example: fmx train --data photos/ --model resnet18 --method linear-probe
 
     Example: fmx train --task text-classification --data questions.csv
+
+    Example: fmx train --task text-pair --data answers.csv --query-column question_id
     """
     options = {key: value for key, value in locals().items() if key not in ("out", "json", "resume", "config", "seeds")}
     from finetune.settings import check_settings
@@ -166,6 +170,9 @@ def show_run(run: Run, json: bool) -> None:
         rows.append([f"robust accuracy ({metrics['robust_accuracy']['attack']})", output.interval(metrics["robust_accuracy"])])
     for name, value in metrics.get("baselines", {}).items():
         rows.append([f"... of {BASELINES[name]}", output.interval(value)])
+    rows += output.ranking(metrics.get("ranking"))
+    for name, value in metrics.get("ranking_baselines", {}).items():
+        rows += output.ranking(value, f" of {BASELINES[name]}")
     rows += [
         ["macro F1", f"{metrics['macro_f1']:.4f}"],
         ["calibration error", f"{metrics['calibration_error']:.4f} ({metrics['uncalibrated_error']:.4f} before temperature {info.temperature:.3g})"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fmx.data import huggingface, torchvision
 from fmx.data.cifar10 import find_cifar10, open_cifar10
@@ -16,21 +16,11 @@ from fmx.data.folder import open_folder
 from fmx.data.huggingface import open_huggingface
 from fmx.data.manifest import ENDINGS, open_manifest
 from fmx.data.source import Item, Source
-from fmx.data.text import open_text
+from fmx.data.text import GUESSED, Columns, open_text
 from fmx.data.torchvision import open_torchvision
 from fmx.data.webdataset import holds_only_shards, open_webdataset
 from fmx.errors import DataError, UsageError, nearest_names
-from fmx.task_names import IMAGES
-
-
-class Columns(NamedTuple):
-    """Of a table of texts; None is guessed."""
-
-    text: str | None = None
-    label: str | None = None
-
-
-GUESSED = Columns()
+from fmx.task_names import IMAGES, PAIRS, READ_TEXTS
 
 NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": lambda seed: open_cifar10(find_cifar10(), seed)}
 """Data known by one name; they have no groups."""
@@ -43,7 +33,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["NAMED", "PREFIXED", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_of", "split_seed_of"]
+__all__ = ["GUESSED", "NAMED", "PREFIXED", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_of", "split_seed_of"]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:
@@ -61,8 +51,8 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
         DataError: no such source, or one that cannot be learnt from.
         UsageError: `group_by` for data that cannot be grouped.
     """
-    if task != IMAGES:
-        return open_text(spec, seed, group_by, text_column=columns.text, label_column=columns.label)
+    if task in READ_TEXTS:
+        return open_text(spec, seed, group_by, columns=columns, in_pairs=task == PAIRS)
     if spec in NAMED:
         _refuse_groups(spec, group_by)
         return NAMED[spec](seed)
@@ -89,7 +79,7 @@ def reopen_source(settings: Mapping[str, Any]) -> Source:
 
 def columns_of(known: Mapping[str, Any], data: str) -> Columns:
     """Give the columns that a run or package was trained with, from its settings or its manifest, where the data are the same."""
-    return Columns(known.get("text_column"), known.get("label_column")) if known.get("data") == data else GUESSED
+    return Columns(**{name: known.get(f"{name}_column") for name in Columns._fields}) if known.get("data") == data else GUESSED
 
 
 def split_of(known: Mapping[str, Any], data: str, seed: int | None = None, group_by: str | None = None) -> tuple[int, str | None]:

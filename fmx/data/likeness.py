@@ -6,6 +6,8 @@ import hashlib
 import re
 import unicodedata
 
+from fmx.pairs import joined, texts_of
+
 _CONTROL = r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
 _IGNORABLE = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
@@ -29,7 +31,7 @@ def normalise(text: str) -> str:
     return plain[:end] or plain
 
 
-def normalised_digest(text: str) -> bytes:
-    """Hash the normalised text: 32 bytes, or none where nothing is left of it."""
-    plain = normalise(text)
-    return hashlib.sha256(plain.encode()).digest() if plain else b""
+def likeness_of(data: bytes) -> bytes:
+    """Hash an input's normalised text, or those of a pair: 32 bytes, or none where nothing is left of them. Raises: `UnicodeDecodeError`."""
+    plain = [normalise(text) for text in texts_of(data)]
+    return hashlib.sha256(joined([text.encode() for text in plain])).digest() if any(plain) else b""

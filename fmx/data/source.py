@@ -34,6 +34,8 @@ class Item:
     """How many bytes `read` gives, known without reading them; None where it is not."""
     likeness: bytes | None = None
     """Rows of one likeness, such as texts that differ in case alone, never get into different splits either."""
+    query: str | None = None
+    """Rows of one query are candidates that are ranked against each other."""
 
 
 @dataclass(frozen=True)

@@ -9,29 +9,56 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmx.data.huggingface import PREFIX, load_tables, sort_classes
-from fmx.data.likeness import normalised_digest
+from fmx.data.likeness import likeness_of
 from fmx.data.source import SPLIT_NAMES, SPLITS, Item, Source, label_items
 from fmx.data.splitting import complete_splits
 from fmx.data.tables import READERS, Row, Table, as_text, check_rows, first_few, is_placed, read_split, read_table
 from fmx.errors import DataError, nearest_names
+from fmx.pairs import joined
 
 TEXT_COLUMNS = (
     *("text", "sentence", "content", "review", "comment", "question", "utterance", "message", "body", "title"),
     *("文本", "内容", "评论", "句子"),
 )
+PAIR_COLUMNS = (
+    *(("text", "text_pair"), ("text1", "text2"), ("text_a", "text_b"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b")),
+    *(("question1", "question2"), ("premise", "hypothesis"), ("question", "answer"), ("query", "document"), ("query", "passage")),
+    *(("query", "answer"), ("query", "title"), ("history", "item"), ("history", "candidate"), ("question", "sentence"), ("问题", "答案")),
+)
+QUERY_COLUMNS = ("query_id", "qid", "impression_id", "session_id")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "intent", "sentiment", "target", "topic", "标签", "类别")
-"""What columns are called that nobody named, the likeliest first."""
+RELEVANCE_COLUMNS = ("relevance", "clicked", "click", "is_duplicate", "score", "grade")
+"""What columns are called that nobody named, the likeliest first; the last ones' only beside two texts."""
 
 MOST_EMPTY = 0.05
 """Share of rows without a text above which nothing is trained or measured."""
 
 KINDS = f"a {', '.join(READERS)} file, a folder with one for train (and validation, test), or {PREFIX}NAME"
 _NAME_THEM = "Name the columns with --text-column and --label-column."
+_NAME_PAIR = "Name the columns with --text-column, --pair-column and --label-column."
+
+
+class Columns(NamedTuple):
+    """Of a table of texts, as told; None is guessed."""
+
+    text: str | None = None
+    label: str | None = None
+    pair: str | None = None
+    """The second text's."""
+    query: str | None = None
+    """What the rows of one query share: they are ranked against each other."""
+
+    def options(self) -> dict[str, str]:
+        """Give what is told as the options of a command, by their names."""
+        return {f"--{name}-column": column for name, column in self._asdict().items() if column}
+
+
+GUESSED = Columns()
 
 
 @dataclass(frozen=True)
@@ -50,13 +77,17 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _Chosen:
     """Which columns hold what."""
 
-    text: str
+    texts: tuple[str, ...]
     label: str
     split: str | None
     group: str | None
+    query: str | None
+
+    def used(self) -> set[str]:
+        return {name for name in (*self.texts, self.label, self.split, self.group, self.query) if name}
 
 
 @dataclass
@@ -73,37 +104,38 @@ class _Found:
         return sum(map(len, self.rows.values())) + len(self.empty)
 
 
-def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, text_column: str | None = None, label_column: str | None = None) -> Source:
-    """Open labelled texts; splits that are missing are dealt out of the training rows, stratified and seeded.
+def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns: Columns = GUESSED, in_pairs: bool = False) -> Source:
+    """Open labelled texts, or pairs of them; splits that are missing are dealt out of the training rows, stratified and seeded.
 
     Args:
         spec: the path of a `.csv`, `.tsv`, `.jsonl` or `.parquet` file or of a folder with such a file a split, or `hf:NAME_OR_PATH[:CONFIG]`.
         seed: of the split, where the data have none.
-        group_by: the column that holds the group; default `group` where there is one.
-        text_column: default the first of `TEXT_COLUMNS` that is there, or of two unknown columns the one with longer values.
-        label_column: default the first of `LABEL_COLUMNS` that is there, or the other one of two columns.
+        group_by: the column that holds the group; default `group` where there is one, or what holds the query.
+        columns: a text's that is not told is the first of `TEXT_COLUMNS` that is there, or of two unknown columns the one with longer values; a
+            pair's are the first two of `PAIR_COLUMNS` that are both there, or the only two that are left, in their order; a label's is the first
+            of `LABEL_COLUMNS`, or the only one that is left; a query's the first of `QUERY_COLUMNS`, if there is one.
+        in_pairs: a row has two texts.
 
     Returns:
-        A source whose items' `read` gives the text in UTF-8.
+        A source whose items' `read` gives the text in UTF-8, or a pair of them as `fmx.texts.joined` does.
 
     Raises:
         DataError: no such data, a column that is not there, bad rows (all at once), or rows that cannot be learnt from.
         SurroundingsError: a library that reads the format is not installed.
     """
-    named = [name for name in (text_column, label_column, group_by) if name]
-    parts, notes = _open_parts(spec, named)
+    parts, notes = _open_parts(spec, [name for name in (*columns, group_by) if name])
     train = next((part for part in parts if part.split in ("train", None)), parts[0])
-    columns = _choose_columns(train, text_column, label_column, group_by)
+    chosen = _choose_columns(train, columns, group_by, in_pairs)
     for part in parts:
-        _check_columns(part, [columns.text, columns.label, *([group_by] if group_by else [])])
+        _check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], in_pairs)
     found = _Found()
     for part in parts:
-        _read_part(part, columns, found)
-    _check_found(spec, found)
-    labels = sort_classes(train.classes.get(columns.label), (label for label, _ in found.rows["train"]))
+        _read_part(part, chosen, found)
+    _check_found(spec, found, in_pairs)
+    labels = sort_classes(train.classes.get(chosen.label), (label for label, _ in found.rows["train"]))
     given = label_items({split: found.rows[split] for split in SPLITS if split in found.rows}, labels, spec)
-    notes += [*_encoding_notes(parts), *_column_notes(train, columns, text_column, label_column), *_row_notes(found, labels)]
-    return Source(spec, labels, complete_splits(given, labels, seed, spec, "texts"), notes=tuple(notes))
+    notes += [*_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, labels, in_pairs)]
+    return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
 
 
 def _open_parts(spec: str, named: list[str]) -> tuple[list[_Part], list[str]]:
@@ -120,7 +152,8 @@ def _open_parts(spec: str, named: list[str]) -> tuple[list[_Part], list[str]]:
 
 
 def _read_table(path: Path, named: list[str]) -> Table:
-    return read_table(path, {*TEXT_COLUMNS, *LABEL_COLUMNS, "split", "group", *(name.lower() for name in named)})
+    known = *TEXT_COLUMNS, *LABEL_COLUMNS, *RELEVANCE_COLUMNS, *QUERY_COLUMNS, *(name for pair in PAIR_COLUMNS for name in pair)
+    return read_table(path, {*known, "split", "group", *(name.lower() for name in named)})
 
 
 def _open_folder(root: Path, named: list[str]) -> tuple[list[_Part], list[str]]:
@@ -175,26 +208,53 @@ def _is_plain(feature: Any, value_type: type) -> bool:
     return isinstance(feature, value_type) and "binary" not in getattr(feature, "dtype", "")
 
 
-def _choose_columns(part: _Part, text: str | None, label: str | None, group_by: str | None) -> _Columns:
-    """Find the columns that are not named. Raises: `DataError`."""
-    _check_columns(part, [name for name in (text, label, group_by) if name])
-    columns = [name for name in part.table.columns if name not in (text, label)]
-    split = _find(columns, ("split",))
-    group = group_by or _find(columns, ("group",))
-    free = [name for name in columns if name not in (split, group)]
-    text = text or _find(free, TEXT_COLUMNS)
-    label = label or _find(free, LABEL_COLUMNS)
+def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
+    """Find the columns that are not told. Raises: `DataError`."""
+    _check_columns(part, [name for name in (*told, group_by) if name], in_pairs)
+    columns = part.table.columns
+    split = _find([name for name in columns if name not in told], ("split",))
+    query = told.query or (_find(columns, QUERY_COLUMNS) if in_pairs else None)
+    group = group_by or _find([name for name in columns if name not in told], ("group",)) or query
+    set_apart = {split, group_by or _find(columns, ("group",)), query if told.query is None else None} - {told.text, told.pair, told.label}
+    free = [name for name in columns if name not in set_apart]
+    texts, label = (_guess_pair if in_pairs else _guess_text)(part, free, told)
+    if len(texts) < (2 if in_pairs else 1) or not label:
+        wanted = "two texts" if in_pairs else "a text"
+        lacks = " and ".join(what for what, is_there in ((wanted, len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
+        raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {_listed(columns)}.", hint=_hint(in_pairs))
+    twice = [name for name in (*texts, label) if [*texts, label].count(name) > 1]
+    if twice:
+        what = "both text and label" if twice[0] == label else "both texts of a pair"
+        raise DataError(f"{part.where}: the column {twice[0]} cannot be {what}.", hint=_hint(in_pairs))
+    return _Chosen(texts, label, None if part.split else split, group, query)
+
+
+def _guess_text(part: _Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
+    """Choose the columns of the text and the label, as far as names, or there being no other, tell."""
+    free = [name for name in columns if name not in told]
+    text = told.text or _find(free, TEXT_COLUMNS)
+    label = told.label or _find(free, LABEL_COLUMNS)
     left = [name for name in free if name not in (text, label)]
     if not text and not label and len(left) == 2:
         text, label = sorted(left, key=lambda name: _mean_length(part.table.rows, name), reverse=True)
     elif len(left) == 1 and (text or label):
         text, label = text or left[0], label or left[0]
-    if not text or not label:
-        lacks = " and ".join(what for what, name in (("a text", text), ("a label", label)) if not name)
-        raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {_listed(part.table.columns)}.", hint=_NAME_THEM)
-    if text == label:
-        raise DataError(f"{part.where}: the column {text} cannot be both text and label.", hint=_NAME_THEM)
-    return _Columns(text, label, None if part.split else split, group)
+    return (text,) if text else (), label
+
+
+def _guess_pair(part: _Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
+    """Choose the columns of both texts and the label: what is told, the first two that are known to go together, or what is left."""
+    label = told.label or _find([name for name in columns if name not in told], (*LABEL_COLUMNS, *RELEVANCE_COLUMNS))
+    free = [name for name in columns if name != label]
+    for names in PAIR_COLUMNS:
+        known = _find(free, names[:1]), _find(free, names[1:])
+        if None not in known and told.text in (None, known[0]) and told.pair in (None, known[1]):
+            return tuple(filter(None, known)), label
+    given = [told.text, told.pair]
+    left = [name for name in free if name not in (*given, told.query)]
+    if len(left) == given.count(None):
+        given = [name or left.pop(0) for name in given]
+    return tuple(filter(None, given)), label
 
 
 def _find(columns: list[str], wanted: Iterable[str]) -> str | None:
@@ -211,7 +271,11 @@ def _listed(columns: list[str]) -> str:
     return ", ".join(columns) or "none"
 
 
-def _check_columns(part: _Part, needed: list[str]) -> None:
+def _hint(in_pairs: bool) -> str:
+    return _NAME_PAIR if in_pairs else _NAME_THEM
+
+
+def _check_columns(part: _Part, needed: list[str], in_pairs: bool) -> None:
     """Check that columns are there and hold plain values. Raises: `DataError`."""
     table = part.table
     if not table.columns:
@@ -221,32 +285,33 @@ def _check_columns(part: _Part, needed: list[str]) -> None:
             near = nearest_names(name, table.columns)
             raise DataError(
                 f"{part.where} has no column {name!r}; its columns: {_listed(table.columns)}.",
-                hint=f"{f'Did you mean {near}? ' if near else ''}{_NAME_THEM}",
+                hint=f"{f'Did you mean {near}? ' if near else ''}{_hint(in_pairs)}",
             )
         if table.rows and not any(name in row for _, row in table.rows):  # bytes in Parquet, images or lists in `datasets`
-            raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=_NAME_THEM)
+            raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=_hint(in_pairs))
 
 
-def _read_part(part: _Part, columns: _Columns, found: _Found) -> None:
+def _read_part(part: _Part, columns: _Chosen, found: _Found) -> None:
     """Turn the rows of a table into labelled items."""
     found.faults += [part.prefix + fault for fault in part.table.faults]
     placed = columns.split is not None and is_placed(part.table.rows, columns.split)
     for place, row in part.table.rows:
         name = part.prefix + place
         try:
-            text = _read_text(row.get(columns.text))
-            if not text:
+            texts = [_read_text(row.get(column)) for column in columns.texts]
+            if not all(texts):
                 found.empty.append(name)
                 continue
             label = _read_label(row.get(columns.label))
             split = part.split or read_split(row.get(columns.split or ""), placed)
             group = as_text(row.get(columns.group)) if columns.group else ""
-            _encode(group, "group")
+            query = as_text(row.get(columns.query)) if columns.query else ""
+            _encode(group + query, "group")
         except ValueError as fault:
             found.faults.append(f"{name}: {fault}")
         else:
             found.padded += row[columns.label] != label and isinstance(row[columns.label], str)
-            found.rows[split].append((label, _item(name, text, group)))
+            found.rows[split].append((label, _item(name, texts, group, query)))
 
 
 def _read_text(value: Any) -> bytes:
@@ -276,37 +341,45 @@ def _encode(text: str, what: str) -> bytes:
         raise ValueError(f"{what} has a lone surrogate (U+{ord(text[error.start]):04X} at character {error.start + 1})") from error
 
 
-def _item(name: str, text: bytes, group: str) -> Item:
-    return Item(name, -1, lambda: text, group or None, lambda: len(text), normalised_digest(text.decode()) or None)
+def _item(name: str, texts: list[bytes], group: str, query: str) -> Item:
+    data = joined(texts)
+    return Item(name, -1, lambda: data, group or None, lambda: len(data), likeness_of(data) or None, query or None)
 
 
-def _check_found(spec: str, found: _Found) -> None:
+def _check_found(spec: str, found: _Found, in_pairs: bool) -> None:
     """Check the rows of all tables. Raises: `DataError`."""
+    what, lack = ("two texts", "do not have two texts") if in_pairs else ("a text", "have no text")
     if not found.faults and len(found.empty) > MOST_EMPTY * found.count():
         raise DataError(
-            f"{spec}: {len(found.empty)} of {found.count()} rows have no text: {first_few(found.empty)}.",
-            hint=f"Repair or remove them; up to {MOST_EMPTY:.0%} are skipped. {_NAME_THEM}",
+            f"{spec}: {len(found.empty)} of {found.count()} rows {lack}: {first_few(found.empty)}.",
+            hint=f"Repair or remove them; up to {MOST_EMPTY:.0%} are skipped. {_hint(in_pairs)}",
         )
-    check_rows(spec, found.count(), found.faults, found.rows, "Give rows with a text and a label.")
+    check_rows(spec, found.count(), found.faults, found.rows, f"Give rows with {what} and a label.")
 
 
 def _encoding_notes(parts: list[_Part]) -> list[str]:
     return [note for part in parts for note in part.table.notes(Path(part.where).name)]
 
 
-def _column_notes(part: _Part, columns: _Columns, text: str | None, label: str | None) -> list[str]:
+def _column_notes(part: _Part, columns: _Chosen, told: Columns) -> list[str]:
     """Say which columns were taken on a guess, and which are not used."""
-    guessed = (not text and columns.text != "text") or (not label and columns.label != "label")
-    taken = [f"Texts are taken from the column {columns.text}, labels from {columns.label}."] if guessed else []
-    unused = [name for name in part.table.columns if name not in (columns.text, columns.label, columns.split, columns.group)]
+    guessed = (
+        (not told.text and columns.texts[0] != "text") or (not told.label and columns.label != "label") or (len(columns.texts) > 1 and not told.pair)
+    )
+    of_texts = f"the column {columns.texts[0]}" if len(columns.texts) == 1 else f"the columns {' and '.join(columns.texts)}"
+    taken = [f"Texts are taken from {of_texts}, labels from {columns.label}."] if guessed else []
+    if columns.query and not told.query:
+        taken.append(f"Rows with the same {columns.query} are candidates of one query.")
+    unused = [name for name in part.table.columns if name not in columns.used()]
     return taken + ([f"Columns not used: {', '.join(unused)}."] if unused else [])
 
 
-def _row_notes(found: _Found, labels: tuple[str, ...]) -> list[str]:
+def _row_notes(found: _Found, labels: tuple[str, ...], in_pairs: bool) -> list[str]:
     """Say what was left out or altered, and which labels are alike."""
     notes = []
     if found.empty:
-        notes.append(f"{len(found.empty)} of {found.count()} rows have no text and were skipped: {first_few(found.empty)}.")
+        lack = "do not have two texts" if in_pairs else "have no text"
+        notes.append(f"{len(found.empty)} of {found.count()} rows {lack} and were skipped: {first_few(found.empty)}.")
     if found.padded:
         notes.append(f"White space around the label was removed in {found.padded} rows.")
     alike: dict[str, list[str]] = defaultdict(list)

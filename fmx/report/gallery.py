@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fmx.data.rows import Rows
+from fmx.pairs import shown
 
 MISTAKES = 12
 SHOWN_CHARACTERS = 200
@@ -36,7 +37,7 @@ def mistakes(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows, ord
 def _shown(test: Rows, index: int) -> dict[str, str]:
     if test.values.ndim == 4:
         return {"image": _data_url(test.values[index])}
-    text = test.items[index].read().decode()
+    text = shown(test.items[index].read())
     return {"text": text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " ..."}
 
 

@@ -9,14 +9,13 @@ from fmx.errors import PackageError, UsageError, nearest_names
 from fmx.tasks.image_classification import ImageClassification
 from fmx.tasks.task import Task
 from fmx.tasks.text_classification import TextClassification
+from fmx.tasks.text_pair import TextPair
 from fmx.texts import TOKENIZER_FILE, open_tokenizer
 
-TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {
-    ImageClassification.name: ImageClassification,
-    TextClassification.name: TextClassification,
-}
+TEXT_TASKS: dict[str, type[TextClassification]] = {TextClassification.name: TextClassification, TextPair.name: TextPair}
+TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {ImageClassification.name: ImageClassification, **TEXT_TASKS}
 
-__all__ = ["TASKS", "ImageClassification", "Task", "TextClassification", "open_task", "require_images"]
+__all__ = ["TASKS", "TEXT_TASKS", "ImageClassification", "Task", "TextClassification", "TextPair", "open_task", "require_images"]
 
 
 def open_task(name: str, labels: tuple[str, ...], spec: ImageInput | TextInput, folder: Path | None = None) -> Task:
@@ -33,12 +32,11 @@ def open_task(name: str, labels: tuple[str, ...], spec: ImageInput | TextInput, 
     """
     if name not in TASKS:
         raise PackageError(f"This fmx knows no task {name!r}.", hint=f"Known: {', '.join(TASKS)}. {nearest_names(name, list(TASKS))}".strip())
-    task = TASKS[name]
-    if task is ImageClassification and isinstance(spec, ImageInput):
+    if name == ImageClassification.name and isinstance(spec, ImageInput):
         return ImageClassification(labels, spec)
-    if task is TextClassification and isinstance(spec, TextInput):
+    if name in TEXT_TASKS and isinstance(spec, TextInput) and spec.texts == TEXT_TASKS[name].texts:
         tokenizer = open_tokenizer(folder / TOKENIZER_FILE, spec.tokenizer_sha256) if folder is not None else None
-        return TextClassification(labels, spec, tokenizer)
+        return TEXT_TASKS[name](labels, spec, tokenizer)
     raise PackageError(f"{name} does not take inputs of the kind {spec.kind!r}.", hint="The contract was altered: export again.")
 
 

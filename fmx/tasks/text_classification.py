@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fmx.contract import TextInput
 from fmx.task_names import TEXTS
@@ -18,10 +18,12 @@ class TextClassification(Task):
 
     name = TEXTS
     input_name = "input_ids"
-    content_types = ("text/plain",)
+    content_types: ClassVar[tuple[str, ...]] = ("text/plain",)
     tensor = "text"
     noun = "text"
     large_bytes = 20_000
+    texts: ClassVar[Literal[1, 2]] = 1
+    """Of one row."""
 
     def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(labels, TextReader(spec, tokenizer), spec)

@@ -121,6 +121,9 @@ def _callers(task: str) -> dict[str, Described]:
     }
 
 
+PAIR = ["where is my order?", "Your parcel is on its way."]
+
+
 def _bodies(task: str) -> tuple[dict[str, Described], str]:
     """Give what a prediction's body may be, and what is said about it."""
     plain: dict[str, Described] = {kind: {"schema": FILE} for kind in TASKS[task].content_types}
@@ -128,15 +131,18 @@ def _bodies(task: str) -> tuple[dict[str, Described], str]:
         files = {"multipart/form-data": {"schema": ref("Files")}}
         about = "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched."
         return {**plain, **files, "application/json": {"schema": ref("Images"), "example": {"image": PICTURE, "top_k": 3}}}, about
-    example = {"text": "where is my order?", "top_k": 3}
+    if TASKS[task].noun == "pair":
+        about = "One prediction a pair, in their order. Its score, to rank by, stands where the labels say how relevant the one text is to the other."
+        return {**plain, "application/json": {"schema": ref("Pairs"), "example": {"pair": PAIR, "top_k": 3}}}, about
     about = "One prediction a text, in their order. Plain texts are UTF-8."
-    return {**plain, "application/json": {"schema": ref("Texts"), "example": example}}, about
+    return {**plain, "application/json": {"schema": ref("Texts"), "example": {"text": PAIR[0], "top_k": 3}}}, about
 
 
 def _protocol(task: str) -> dict[str, Described]:
     header = {"name": HEADER_LENGTH, "in": "header", **HEADERS["Inference-Header-Content-Length"]}
-    data = PICTURE if TASKS[task].noun == "image" else "where is my order?"
-    example = {"inputs": [{"name": TASKS[task].tensor, "datatype": "BYTES", "shape": [1], "data": [data]}]}
+    data = {"image": [PICTURE], "text": PAIR[:1], "pair": PAIR}[TASKS[task].noun]
+    shape = [1, 2] if TASKS[task].noun == "pair" else [1]
+    example = {"inputs": [{"name": TASKS[task].tensor, "datatype": "BYTES", "shape": shape, "data": data}]}
     content = {"application/json": {"schema": ref("InferRequest"), "example": example}, "application/octet-stream": {"schema": FILE}}
     answers = {200: _answer("The outputs.", {"application/json": {"schema": ref("InferAnswer")}, "application/octet-stream": {"schema": FILE}})}
     tag, described = "open inference protocol", {}

@@ -1,5 +1,5 @@
-// What all models share. What they read is in image.js or text.js, one of which stands before this: `input` with `missing`, `focus`, `request`
-// and `part`, and `listen`. The input and the key stay in this page's variables and fields: nothing is written to any storage.
+// What all models share. What they read is in image.js, text.js or pair.js, one of which stands before this: `input` with `missing`, `focus`,
+// `request` and `part`, `listen`, and, where there is more to show than labels, `show`. The input and the key stay in this page's variables and fields: nothing is written to any storage.
 
 const form = byId("form"), key = byId("key"), topK = byId("top");
 const needsKey = document.body.dataset.auth === "on";
@@ -48,6 +48,7 @@ function showAnswer(answer, milliseconds) {
   const labels = answer.predictions[0].labels;
   byId("error").replaceChildren();
   byId("labels").replaceChildren(...labels.map(row));
+  input.show?.(answer.predictions[0]);
   byId("time").textContent = milliseconds.toFixed(0) + " ms, from sending to the whole answer";
   byId("model").textContent = answer.model.name;
   byId("version").textContent = answer.model.version;

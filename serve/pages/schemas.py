@@ -33,8 +33,8 @@ def components(settings: ServeSettings, task: str) -> dict[str, Schema]:
         "ErrorDetail": _object({"code": TEXT, "message": TEXT, "hint": TEXT, "request_id": TEXT}),
         "ProtocolError": _object({"error": TEXT}),
         "State": _object({"status": {"enum": ["live", "ready"]}}),
-        **(_images(settings.max_inputs) if TASKS[task].noun == "image" else _texts(settings)),
-        **_prediction(),
+        **_taken(settings, TASKS[task].noun),
+        **_prediction(TASKS[task].noun),
         **_operation_of_the_service(),
         **_protocol(settings.max_inputs, task),
     }
@@ -49,25 +49,32 @@ def _array(items: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": items, **more}
 
 
-def _images(most: int) -> dict[str, Schema]:
-    images = {"image": BASE64, "images": _array(BASE64, minItems=1, maxItems=most), "top_k": {**TOP_K, "type": ["integer", "null"]}}
-    return {
-        "Images": _object(images, *images, oneOf=[{"required": ["image"]}, {"required": ["images"]}]),
-        "Files": _object({"file": _array(FILE, minItems=1, maxItems=most), "top_k": TOP_K}, "top_k"),
-    }
-
-
-def _texts(settings: ServeSettings) -> dict[str, Schema]:
+def _taken(settings: ServeSettings, noun: str) -> dict[str, Schema]:
+    """Describe what a body of JSON, or a form, may be."""
+    most = settings.max_inputs
     words: Schema = {**TEXT, "minLength": 1, "maxLength": settings.max_characters, "pattern": r"\S"}
-    texts = {"text": words, "texts": _array(words, minItems=1, maxItems=settings.max_inputs), "top_k": {**TOP_K, "type": ["integer", "null"]}}
-    return {"Texts": _object(texts, *texts, oneOf=[{"required": ["text"]}, {"required": ["texts"]}])}
+    if noun == "image":
+        return {
+            "Images": _one_or_many("image", BASE64, most),
+            "Files": _object({"file": _array(FILE, minItems=1, maxItems=most), "top_k": TOP_K}, "top_k"),
+        }
+    if noun == "pair":
+        return {"Pairs": _one_or_many("pair", _array(words, minItems=2, maxItems=2), most)}
+    return {"Texts": _one_or_many("text", words, most)}
 
 
-def _prediction() -> dict[str, Schema]:
+def _one_or_many(one: str, schema: Schema, most: int) -> Schema:
+    many = f"{one}s"
+    fields = {one: schema, many: _array(schema, minItems=1, maxItems=most), "top_k": {**TOP_K, "type": ["integer", "null"]}}
+    return _object(fields, *fields, oneOf=[{"required": [one]}, {"required": [many]}])
+
+
+def _prediction(noun: str) -> dict[str, Schema]:
+    labels = _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)
     return {
         "Predictions": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(ref("Prediction"))}),
         "Model": _object({"name": TEXT, "version": TEXT, "variant": TEXT}),
-        "Prediction": _object({"labels": _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)}),
+        "Prediction": _object({"labels": labels, "score": SCORE}, "score") if noun == "pair" else _object({"labels": labels}),
     }
 
 

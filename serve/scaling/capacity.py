@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,9 @@ from fmx.package import Package
 from fmx.texts import TOKENIZER_FILE, open_tokenizer
 from serve.scaling.load import Load, Observed
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 PROBE_CONCURRENCY = 8
 PROBE_SECONDS = 3.0
 STEPS = 6
@@ -28,10 +32,11 @@ MOST_TRIAL_SECONDS = 60.0
 LEAST_REQUESTS = 300
 """Of one trial, so that a 99th percentile says something."""
 
-NO_TEXT = b"1 2 3"
+NO_TEXT = "1 2 3"
 """Sent where no golden row says anything: all of them are unknown to the tokenizer."""
 CONTENT_TYPES = {
     ".txt": "text/plain",
+    ".json": "application/json",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".png": "image/png",
@@ -73,14 +78,23 @@ def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
     spec = package.manifest.input
     if isinstance(spec, TextInput):
         tokenizer = open_tokenizer(package.folder / TOKENIZER_FILE, spec.tokenizer_sha256)
-        texts = [tokenizer.decode(row[row != spec.pad_id].tolist()).strip() for row in rows]
-        return [(text.encode(), "text/plain") for text in texts if text] or [(NO_TEXT, "text/plain")]
+        inputs = [texts for texts in (_texts_in(row.tolist(), tokenizer) for row in rows) if len(texts) == spec.texts]
+        if spec.texts == 2:
+            return [(json.dumps({"pair": pair}).encode(), "application/json") for pair in inputs or [[NO_TEXT, NO_TEXT]]]
+        return [(text.encode(), "text/plain") for (text,) in inputs or [[NO_TEXT]]]
     bodies = []
     for row in rows:
         file = io.BytesIO()
         Image.fromarray(row).save(file, "JPEG", quality=90)
         bodies.append((file.getvalue(), "image/jpeg"))
     return bodies
+
+
+def _texts_in(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+    """Read a row's texts from its tokens: they lie between those that are special, of which padding is one."""
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    runs = [tokenizer.decode(list(run)).strip() for is_special, run in itertools.groupby(ids, special.__contains__) if not is_special]
+    return [text for text in runs if text]
 
 
 async def measure_capacity(load: Load, slo_p99_ms: float, seconds: float, say: Say) -> tuple[float, Observed, float]:

@@ -97,7 +97,7 @@ def test_budget_of_nothing_on_a_model_that_loses_exits_5_and_leaves_the_last_pac
 
 
 def test_graph_that_answers_by_company_is_refused(small_package: Package) -> None:
-    from export.measure import check_batches
+    from export.measure import dependence_on_batch
 
     class Leaning(Predictor):
         def run(self, rows: np.ndarray) -> np.ndarray:
@@ -105,8 +105,21 @@ def test_graph_that_answers_by_company_is_refused(small_package: Package) -> Non
 
     variant = small_package.variant("fp32")
     leaning = Leaning(small_package.folder / variant.file, small_package.manifest.contract, threads=1)
-    with pytest.raises(ExportError, match="batch of 2 rows"):
-        check_batches(leaning, np.zeros((1, 32, 32, 3), np.uint8), "leaning")
+    rows = np.zeros((1, 32, 32, 3), np.uint8)
+    assert "a batch of 2 rows otherwise" in dependence_on_batch(leaning, rows)
+    assert dependence_on_batch(Predictor(small_package.folder / variant.file, small_package.manifest.contract, threads=1), rows) == ""
+
+
+def test_int8_that_answers_by_company_is_left_behind_or_refused(text_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import measure
+
+    said = "It answers a batch of 7 rows otherwise than single rows (by 0.0040)."
+    monkeypatch.setattr(measure, "dependence_on_batch", lambda predictor, rows: said)
+    with pytest.raises(BudgetError, match="otherwise than single rows"):
+        export_package(text_run.folder, out=tmp_path / "packages", quantize="int8", max_drop=20.0)
+    package = export_package(text_run.folder, out=tmp_path / "packages", quantize="int8", max_drop=20.0, on_miss="fp32")
+    assert package.manifest.variants[0].name == "fp32"
+    assert {variant.why for variant in package.manifest.variants[1:]} == {said}
 
 
 def test_opset_that_no_exporter_writes_is_an_error(light_run: Run, tmp_path: Path) -> None:

@@ -85,6 +85,19 @@ def test_int8_holds_weights_and_embeddings_as_integers(text_run: Run, tmp_path: 
     assert (served.run_all(test.values).argmax(axis=1) == test.labels).mean() > 0.7
 
 
+@pytest.mark.parametrize("which", ["text_run", "pair_run"])
+def test_int8_is_tried_both_ways_and_every_variant_is_replayed(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    run: Run = request.getfixturevalue(which)
+    package = export_package(run.folder, out=tmp_path / "packages", quantize="int8", on_miss="fp32", max_drop=5.0)
+    names = [variant.name for variant in package.manifest.variants]
+    assert "fp32" in names
+    assert any(name.startswith("int8") for name in names)
+    for name in names:
+        PackagePredictor.open(package.folder, variant=name).replay_golden_rows()
+    report = json.loads((package.folder / "report.json").read_text())
+    assert "dynamic" in json.dumps(report)
+
+
 def test_tokenizer_of_another_model_is_refused(text_package: Package, tmp_path: Path) -> None:
     copy = tmp_path / "altered"
     shutil.copytree(text_package.folder, copy)

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from fmx.data.source import Item, Source
-from fmx.data.text import open_text
+from fmx.data.text import Columns, open_text
 from fmx.errors import DataError
 
 Rows = list[dict[str, Any]]
@@ -234,19 +234,19 @@ def test_likelier_column_is_taken_and_the_others_noted(tmp_path: Path) -> None:
 
 def test_named_columns_are_taken(tmp_path: Path) -> None:
     rows = [{"title": row["text"], "topic": row["label"], "text": "same", "label": "same"} for row in make_rows()]
-    source = open_text(write(tmp_path / "rows.csv", rows), text_column="title", label_column="topic")
+    source = open_text(write(tmp_path / "rows.csv", rows), columns=Columns("title", "topic"))
     assert texts_of(source) == {row["title"] for row in rows}
     assert source.notes == ("Columns not used: text, label.",)
 
 
 def test_label_column_called_group_is_no_group(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "group": row["label"]} for row in make_rows()]
-    source = open_text(write(tmp_path / "rows.csv", rows), label_column="group")
+    source = open_text(write(tmp_path / "rows.csv", rows), columns=Columns(label="group"))
     assert source.labels == ("bad", "good")
     assert {item.group for item in items_of(source)} == {None}
 
 
-@pytest.mark.parametrize("options", [{"text_column": "revew"}, {"label_column": "revew"}, {"group_by": "revew"}])
+@pytest.mark.parametrize("options", [{"columns": Columns("revew")}, {"columns": Columns(label="revew")}, {"group_by": "revew"}])
 def test_named_column_that_is_not_there_gets_the_nearest(options: dict[str, Any], tmp_path: Path) -> None:
     rows = [{"review": row["text"], "label": row["label"], "id": i} for i, row in enumerate(make_rows())]
     with pytest.raises(DataError, match=r"no column 'revew'; its columns: review, label, id\.") as caught:
@@ -262,7 +262,7 @@ def test_named_column_that_is_not_there_gets_the_nearest(options: dict[str, Any]
         (("text", "b", "c"), {}, "known to hold a label; its columns"),
         (("a", "b", "label"), {}, "known to hold a text; its columns"),
         (("text",), {}, "known to hold a label"),
-        (("text", "label"), {"text_column": "label", "label_column": "label"}, "column label cannot be both"),
+        (("text", "label"), {"columns": Columns("label", "label")}, "column label cannot be both"),
     ],
 )
 def test_columns_that_cannot_be_guessed_are_refused(columns: tuple[str, ...], options: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -499,9 +499,9 @@ def test_saved_splits_of_a_dataset_are_kept(tmp_path: Path) -> None:
     assert source.splits["test"][0].name == "test row 1"
     assert source.notes == ("Splits not used: extra.", "Columns not used: tokens.")
     with pytest.raises(DataError, match="the column tokens holds no text or numbers"):
-        open_text(f"hf:{tmp_path / 'saved'}", text_column="tokens")
+        open_text(f"hf:{tmp_path / 'saved'}", columns=Columns("tokens"))
     with pytest.raises(DataError, match=r"\(train\) has no column 'txt'"):
-        open_text(f"hf:{tmp_path / 'saved'}", text_column="txt")
+        open_text(f"hf:{tmp_path / 'saved'}", columns=Columns("txt"))
 
 
 def test_rows_of_a_dataset_without_a_label_are_faults(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from fmx.cli import main as module
-from fmx.cli.inputs import are_texts, read_texts
+from fmx.cli.inputs import are_texts, read_pairs, read_texts
 from fmx.client import ServiceClient
 from fmx.errors import InputError, TooLargeError
 from fmx.package import Package
+from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
 from tests.serve.listening import configured, listening
 from tests.serve.test_service import new_app
@@ -228,3 +229,41 @@ def test_client_says_what_the_service_says(service: Running) -> None:
         client.predict(b"\xff", 1, "text")
     with pytest.raises(TooLargeError, match="100,000"):
         client.predict(b"a" * 100_001, 1, "text")
+
+
+# Pairs of texts
+
+
+@pytest.fixture(scope="module")
+def pair_service(pair_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with configured(pair_package, tmp_path_factory.mktemp("keys")) as key, listening(new_app()) as address:
+        yield Running(address, key)
+
+
+def test_two_texts_are_a_pair_here_and_at_a_service(predict: Command, pair_service: Running, pair_package: Package, tmp_path: Path) -> None:
+    (tmp_path / "answer.txt").write_text(PAID, encoding="utf-8")
+    given = [LATE, "lovely, thanks", "@@late", f"@{tmp_path / 'answer.txt'}", "-"]
+    lines = f"{LATE}\t{PAID}\nwhy\tgreat\n".encode()
+    pairs = [(LATE, "lovely, thanks"), ("@late", PAID), (LATE, PAID), ("why", "great")]
+    wanted = PackagePredictor.open(pair_package.folder).predict([joined([text.encode() for text in pair]) for pair in pairs])
+    for where in ((pair_package.folder,), ("--url", pair_service.url, "--key", pair_service.key)):
+        done = predict(*map(str, where), "--json", *given, stdin=lines)
+        assert done.code == 0, done.said
+        assert done.inputs == [f"{LATE} | lovely, thanks", f"@late | @{tmp_path / 'answer.txt'}", f"{LATE} | {PAID}", "why | great"]
+        assert [item["score"] for item in done.answer["predictions"]] == pytest.approx([item["score"] for item in wanted], abs=1e-4)
+    done = predict(str(pair_package.folder), LATE, "lovely, thanks")
+    assert f"{wanted[0]['score']:.4f}" in done.out
+    assert "score" in done.out
+
+
+def test_text_without_its_other_is_told(predict: Command, pair_package: Package) -> None:
+    done = predict(str(pair_package.folder), LATE, PAID, "alone")
+    assert (done.code, "'alone' is alone" in done.said) == (2, True), done.said
+    done = predict(str(pair_package.folder), "-", stdin=b"no tab in here\n")
+    assert (done.code, "is no pair" in done.said) == (3, True), done.said
+    done = predict(str(pair_package.folder), "--json", LATE, "", "caf\udce9", LATE, LATE, PAID)
+    assert (done.code, len(done.answer["errors"]), done.inputs) == (3, 2, [f"{LATE} | {PAID}"]), done.said
+
+
+def test_pairs_keep_their_order() -> None:
+    assert read_pairs(["a", "b", "c", "d"]) == [("a | b", joined([b"a", b"b"])), ("c | d", joined([b"c", b"d"]))]

@@ -318,10 +318,10 @@ def text_rows(texts: list[tuple[str, int]], *, with_items: bool = True) -> Rows:
 def test_leakage_of_texts_is_an_error_and_normalised_copies_are_warnings(with_items: bool) -> None:
     train = [("same", 0), ("Near.", 0), ("either", 0), ("either", 1), ("maybe", 0), ("Maybe?", 1)]
     splits = {"train": text_rows(train, with_items=with_items), "test": text_rows([("same", 0), ("near", 0)], with_items=with_items)}
-    found = [(one.kind, one.severity, one.count) for one in find_leakage(splits)]
+    found = [(one.kind, one.severity, one.count) for one in find_leakage(splits, "text")]
     near = [("near-copies-across-splits", "warning", 1), ("near-copies-across-labels", "warning", 1)]
     assert found == [("copies-across-splits", "error", 1), ("copies-across-labels", "error", 1), *(near if with_items else [])]
-    assert find_leakage(splits)[0].message == "1 text in two splits, byte for byte"
+    assert find_leakage(splits, "text")[0].message == "1 text in two splits, byte for byte"
 
 
 def test_one_of_a_kind_is_said_in_the_singular() -> None:

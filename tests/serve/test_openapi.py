@@ -59,6 +59,19 @@ def run_schemathesis(url: str, key: str, described: Any, folder: Path, examples:
     return done.stdout
 
 
+def assert_service_is_as_described(package: Package, folder: Path) -> None:
+    """Serve a package and hold the service to its description, by schemathesis, and by the description's own examples."""
+    with configured(package, folder, scopes=("predict", "admin"), FMX_ACCESS_LOG="off") as key, listening(new_app()) as url:
+        described = httpx.get(f"{url}/openapi.json").json()
+        run_schemathesis(url, key, described, folder, examples=8)
+        for route, item in described["paths"].items():
+            example = item.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+            if example is not None:
+                path = route.format(name=package.name, version=package.manifest.version)
+                answer = httpx.post(url + path, json=example, headers={"x-api-key": key})
+                assert answer.status_code == 200, answer.text
+
+
 def test_schemathesis_finds_nothing(service: Listening, tmp_path: Path) -> None:
     said = run_schemathesis(service.url, service.key, service.described(), tmp_path, examples=25)
     assert f"Tested: {sum(len(methods) for methods in ROUTES.values())}" in said

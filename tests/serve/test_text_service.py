@@ -32,9 +32,9 @@ from serve.drift import DriftMonitor, read_reference
 from serve.lanes import open_lanes
 from serve.settings import ServeSettings
 from tests.e2e.conftest import eventually
-from tests.serve.listening import configured, listening
-from tests.serve.test_openapi import run_schemathesis
-from tests.serve.test_service import Service, error_of, new_app
+from tests.serve.listening import configured
+from tests.serve.test_openapi import assert_service_is_as_described
+from tests.serve.test_service import Service, error_of
 from tests.texts import CLASSES, make_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -116,6 +116,7 @@ def test_top_k_of_the_body_goes_before_the_querys(service: Service) -> None:
     assert len(ask(service, {"text": TEXTS[0], "top_k": 1}, "?top_k=2").json()["predictions"][0]["labels"]) == 1
     assert len(service.predict(TEXTS[0].encode(), "text/plain", "?top_k=2").json()["predictions"][0]["labels"]) == 2
     assert len(ask(service, {"text": TEXTS[0], "top_k": None}).json()["predictions"][0]["labels"]) == len(CLASSES)
+    error_of(ask(service, {"text": "late", "top_k": 1}, "?top_k=1001"), 400, "bad_input")
     for wrong in ({"top_k": 0}, {"top_k": True}, {"top_k": "1"}, {"top_k": 1.5}, {"top_k": 10**30}):
         error_of(ask(service, {"text": "late", **wrong}), 400, "bad_input")
 
@@ -338,18 +339,7 @@ def test_description_is_of_texts(service: Service) -> None:
 
 
 def test_description_and_service_agree(text_package: Package, tmp_path: Path) -> None:
-    with (
-        configured(text_package, tmp_path, scopes=("predict", "admin"), FMX_ACCESS_LOG="off") as key,
-        listening(new_app()) as url,
-    ):
-        described = httpx.get(f"{url}/openapi.json").json()
-        run_schemathesis(url, key, described, tmp_path, examples=8)
-        for route, item in described["paths"].items():
-            example = item.get("post", {}).get("requestBody", {}).get("content", {}).get(JSON, {}).get("example")
-            if example is not None:
-                path = route.format(name=text_package.name, version=text_package.manifest.version)
-                answer = httpx.post(url + path, json=example, headers={"x-api-key": key})
-                assert answer.status_code == 200, answer.text
+    assert_service_is_as_described(text_package, tmp_path)
 
 
 # Under load, in the logs, over time

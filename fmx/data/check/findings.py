@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -86,7 +86,10 @@ TEXT_KINDS: dict[str, Kind] = {
 }
 """The same for texts; where an image's fault has a counterpart, it has the same name."""
 
-KINDS_OF: dict[str, dict[str, Kind]] = {"image": KINDS, "text": TEXT_KINDS}
+PAIR_KINDS = {name: replace(kind, what=kind.what.replace("texts", "pairs", 1)) for name, kind in TEXT_KINDS.items()}
+"""The same for pairs of texts."""
+
+KINDS_OF: dict[str, dict[str, Kind]] = {"image": KINDS, "text": TEXT_KINDS, "pair": PAIR_KINDS}
 """By the noun of the rows."""
 
 _ONE = {"rows": "row", "images": "image", "texts": "text", "pairs": "pair", "files": "file", "classes": "class", "splits": "split"}

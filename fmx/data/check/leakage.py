@@ -10,11 +10,11 @@ from fmx.data.check.duplicates import Table, exact_findings, near_findings, near
 from fmx.data.check.findings import Finding, worst_first
 from fmx.data.check.text_duplicates import normalised_findings
 from fmx.data.check.thumbnails import row_thumbnails
-from fmx.data.likeness import normalised_digest
+from fmx.data.likeness import likeness_of
 from fmx.data.rows import Rows
 
 
-def find_leakage(splits: dict[str, Rows]) -> tuple[Finding, ...]:
+def find_leakage(splits: dict[str, Rows], noun: str = "image") -> tuple[Finding, ...]:
     """Find what would make a measured accuracy wrong: the same input in two splits or under two labels, and those that are nearly the same.
 
     Copies byte for byte are errors. Nearly the same is a warning here: rows of images are cropped and small, so they say less than the files
@@ -22,19 +22,19 @@ def find_leakage(splits: dict[str, Rows]) -> tuple[Finding, ...]:
 
     Args:
         splits: decoded rows by split, such as `read_splits` gives.
+        noun: what the rows are: image, text or pair.
 
     Returns:
         the findings, worst first.
     """
-    is_text = any(rows.values.ndim != 4 for rows in splits.values())
     table = Table(
         names=list(itertools.chain.from_iterable(rows.names for rows in splits.values())),
         splits=[split for split, rows in splits.items() for _ in range(len(rows))],
         labels=[f"class {label}" for rows in splits.values() for label in rows.labels.tolist()],
         digests=[digest for rows in splits.values() for digest in rows.digests or (b"",) * len(rows)],
-        noun="text" if is_text else "image",
+        noun=noun,
     )
-    near = _near_texts(table, splits) if is_text else _near_images(table, splits)
+    near = _near_images(table, splits) if noun == "image" else _near_texts(table, splits)
     return worst_first([*exact_findings(table, within=False), *near])
 
 
@@ -47,4 +47,4 @@ def _near_texts(table: Table, splits: dict[str, Rows]) -> tuple[Finding, ...]:
     items = [item for rows in splits.values() for item in rows.items]
     if len(items) != len(table.names):  # rows that were made without their texts
         return ()
-    return normalised_findings(table, [normalised_digest(item.read().decode()) for item in items], "warning")
+    return normalised_findings(table, [likeness_of(item.read()) for item in items], "warning")

@@ -56,28 +56,29 @@ class TextCheck(Checked):
         return {"lengths": asdict(self.lengths) if self.lengths else None, "scripts": self.scripts}
 
 
-def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = None, max_length: int = MAX_LENGTH) -> TextCheck:
+def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = None, max_length: int = MAX_LENGTH, noun: str = "text") -> TextCheck:
     """Read every text of a source and say what is wrong with the data; no finding shows anything of a text.
 
     Args:
-        source: labelled texts, whose items give UTF-8.
+        source: labelled texts, or pairs of them, whose items give UTF-8.
         near: look for copies that differ only in case, width, spaces, invisible characters or final punctuation too.
         tokenizer: a tokenizer.json to measure lengths with; characters are counted without.
         max_length: of the model's window in tokens, with a tokenizer.
+        noun: what the rows are: text or pair.
 
     Raises:
         PackageError: the tokenizer cannot be read.
         SurroundingsError: a tokenizer is given, and `tokenizers` is not installed.
     """
     items = [(split, item) for split, found in source.splits.items() for item in found]
-    measure = _token_count(tokenizer) if tokenizer is not None else len
+    measure = _token_count(tokenizer) if tokenizer is not None else _character_count
     facts: list[TextFacts] = [TextFacts(b"", ())] * len(items)
 
     def read(index: int) -> None:
         facts[index] = read_text_facts(items[index][1], measure)
 
     in_threads(read, len(items), "checking texts")
-    table = table_of(source, items, [fact.digest for fact in facts], "text")
+    table = table_of(source, items, [fact.digest for fact in facts], noun)
     window = max_length if tokenizer is not None else None
     counts = count_rows(source)
     scripts = _by_split(table, facts)
@@ -90,7 +91,7 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
         scripts={split: mean_shares(shares) for split, shares in scripts.items()},
         findings=worst_first(
             [
-                *class_findings(source, counts, "text"),
+                *class_findings(source, counts, noun),
                 *exact_findings(table),
                 *(normalised_findings(table, [fact.normalised for fact in facts]) if near else ()),
                 *_marked(table, facts),
@@ -102,9 +103,13 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
     )
 
 
-def _token_count(path: Path) -> Callable[[str], int]:
+def _token_count(path: Path) -> Callable[[list[str]], int]:
     tokenizer = open_tokenizer(path)
-    return lambda text: len(tokenizer.encode(text).ids)
+    return lambda texts: len(tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None).ids)
+
+
+def _character_count(texts: list[str]) -> int:
+    return sum(map(len, texts))
 
 
 def _by_split(table: Table, facts: list[TextFacts]) -> dict[str, list[dict[str, float]]]:

@@ -14,7 +14,7 @@ def normalised_findings(table: Table, normalised: Sequence[bytes], severity: Sev
 
     Args:
         table: of all texts.
-        normalised: their `normalised_digest`, by position.
+        normalised: their `likeness_of`, by position.
         severity: instead of the kinds' own.
     """
     same: dict[bytes, list[int]] = defaultdict(list)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fmx.data.check.scripts import script_shares
-from fmx.data.likeness import normalised_digest
+from fmx.data.likeness import likeness_of
 from fmx.data.source import Item
+from fmx.pairs import texts_of
 from fmx.personal_data import count_personal_data
 from fmx.texts import MAX_CHARACTERS
 
@@ -37,12 +38,12 @@ class TextFacts:
     """Shares of its letters, which sum to 1"""
 
 
-def read_text_facts(item: Item, measure: Callable[[str], int]) -> TextFacts:
-    """Read a text and say what it is.
+def read_text_facts(item: Item, measure: Callable[[list[str]], int]) -> TextFacts:
+    """Read a text, or a pair of them, and say what it is.
 
     Args:
         item: whose text.
-        measure: gives the length of a text, in tokens or characters.
+        measure: gives the length of its texts together, in tokens or characters.
     """
     try:
         data = item.read()
@@ -50,15 +51,17 @@ def read_text_facts(item: Item, measure: Callable[[str], int]) -> TextFacts:
         return TextFacts(b"", (("unreadable", error.strerror or type(error).__name__),))
     digest = hashlib.sha256(data).digest()
     try:
-        text = data.decode()
+        texts = texts_of(data)
     except UnicodeDecodeError as error:
         return TextFacts(digest, (("unreadable", f"no UTF-8 at byte {error.start}"),))
-    if len(text) > MAX_CHARACTERS:
-        return TextFacts(digest, (("unreadable", f"{len(text):,} characters, more than {MAX_CHARACTERS:,}"),))
-    if not shows_something(text):
-        return TextFacts(digest, (("invisible", f"{len(text):,} characters"),))
-    marks = tuple((PERSONAL_KINDS[kind], "") for kind in count_personal_data(text))
-    return TextFacts(digest, marks, True, normalised_digest(text), measure(text), script_shares(text))
+    characters = sum(map(len, texts))
+    if characters > MAX_CHARACTERS:
+        return TextFacts(digest, (("unreadable", f"{characters:,} characters, more than {MAX_CHARACTERS:,}"),))
+    if not all(map(shows_something, texts)):
+        return TextFacts(digest, (("invisible", f"{characters:,} characters"),))
+    both = "\n".join(texts)
+    marks = tuple((PERSONAL_KINDS[kind], "") for kind in count_personal_data(both))
+    return TextFacts(digest, marks, True, likeness_of(data), measure(texts), script_shares(both))
 
 
 def shows_something(text: str) -> bool:
