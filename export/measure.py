@@ -29,6 +29,8 @@ PARITY_LIMIT = 1e-3
 """Largest difference of a probability between eager torch and the fp32 graph; rounding alone stays below 1e-5."""
 
 NOTHING_WRITTEN = "Nothing was written."
+LEAST_COSINE = 0.999
+"""Of an embedding of the float graph and the eager network's."""
 
 LATENCY_BATCHES = (1, 8)
 QUICK_ROUNDS = 4
@@ -106,6 +108,11 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     table = statistics.class_table(statistics.confusion_matrix(said, labels, len(classes)), classes)
     recalls = tuple(float(row["recall"]) for row in table)
     return Measured(accuracy_of(probabilities, labels), round(drop, 4), parity, comparison, probabilities, recalls)
+
+
+def embedding_cosine(predictor: Predictor, rows: np.ndarray, eager: np.ndarray) -> float:
+    """Give the least cosine of a graph's embeddings, of rows [n, *row_shape], and the eager network's, float32 [n, width], each of length 1."""
+    return round(float((predictor.embed_all(rows) * eager).sum(axis=1).min()), 6)
 
 
 def dependence_on_batch(predictor: Predictor, images: np.ndarray) -> str:

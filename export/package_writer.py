@@ -55,6 +55,8 @@ class Candidate:
     exact: bool
     """It is run here without the saturation that this CPU would show and its own hosts do not."""
     audit: Audit
+    embedding_cosine: float | None
+    """Least cosine of its embeddings and the eager model's; None where it gives none."""
     trials: list[dict[str, Any]]
     """What the search for it tried."""
 
@@ -124,6 +126,7 @@ def _write_variant(folder: Path, candidate: Candidate) -> Variant:
         requires=candidate.requires,
         providers=candidate.providers,
         comparison=candidate.measured.comparison,
+        embedding_cosine=candidate.embedding_cosine,
         accuracy=candidate.measured.accuracy,
         drop=candidate.measured.drop,
         parity=candidate.measured.parity,

@@ -21,6 +21,7 @@ from export.subject import Subject, key_of_run, open_subject
 from export.target import TARGETS, Target, resolve_targets
 from export.variants import Bench, Body, build_body, deadline_of
 from export.verdict import Verdict, judge_reference, judge_variant, refuse_or_go_on
+from finetune.evaluation import eager_embeddings
 from finetune.network import restore_network
 from fmx import storage
 from fmx.contract import Latency, Requires
@@ -56,7 +57,7 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
     if settings.prune is not None or settings.recover:
         require_images(source_run.info.input, "--prune" if settings.prune is not None else "--recover")
     stages, deadline = Stages(), deadline_of(settings)
-    bench = _open_bench(open_subject(source_run, stages, say), settings, stages, deadline, say)
+    bench = _open_bench(open_subject(source_run, stages, say, embedding=settings.embedding), settings, stages, deadline, say)
     bodies, refusals = _build_bodies(bench)
     recipe = _recipe(bench, bodies, refusals)
     digest = contract_digest({**bench.contract.model_dump(mode="json"), "recipe": recipe})
@@ -138,6 +139,7 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
     targets = {body.target.variant: body.target for body in bodies}
     predictors = {name: _opened(model, targets.get(name), bench) for name, model in models.items()}
     measured, verdicts = {}, {}
+    cosines = _cosines(predictors, bench)
     for name, predictor in predictors.items():
         answers = predictor.run_all(test.values)
         measured[name] = measure.measure_answers(answers, eager, test, bench.contract.labels, (*measure.PARITY_BATCHES, EVALUATION_BATCH))
@@ -163,6 +165,7 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
             name=name,
             model=models[name],
             measured=measured[name],
+            embedding_cosine=cosines.get(name),
             latency=latency.get(name, ()),
             requires=targets[name].requires if name in targets else Requires(),
             providers=(targets[name] if name in targets else TARGETS["generic"]).providers,
@@ -173,6 +176,18 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
         )
         for name in order
     ]
+
+
+def _cosines(predictors: dict[str, Predictor], bench: Bench) -> dict[str, float]:
+    """Compare every variant's embeddings with the eager network's. Raises: `ExportError`: the float graph computes others."""
+    if bench.contract.embedding is None:
+        return {}
+    test = bench.subject.rows["test"]
+    eager = eager_embeddings(bench.subject.network, test)
+    found = {name: measure.embedding_cosine(predictor, test.values, eager) for name, predictor in predictors.items()}
+    if found["fp32"] < measure.LEAST_COSINE:
+        raise ExportError(f"The exported graph embeds a text otherwise than the model (cosine {found['fp32']:.4f}).", hint=measure.NOTHING_WRITTEN)
+    return found
 
 
 def _opened(model: onnx.ModelProto, target: Target | None, bench: Bench) -> Predictor:

@@ -33,7 +33,10 @@ def planned_stages(run: str | Path | None = None, **options: Any) -> list[dict[s
         is_there = (folder / RUN_FILE).is_file()
         rows.append({"stage": "pruned", "what": f"pruning and recovery, as run {folder.name}", "kept": is_there})
         network = key_of_run(load_run(folder)) if is_there else Key("pruned", "unknown until it is pruned")
-    bodies = [Key(f"body-{exporter}", key_of_body(network, settings.opset).digest) for exporter in exporters_for(settings.opset)]
+    bodies = [
+        Key(f"body-{exporter}", key_of_body(network, settings.opset, embedding=settings.embedding).digest)
+        for exporter in exporters_for(settings.opset)
+    ]
     body = next((key for key in bodies if stages.has(key)), bodies[0])
     rows.append(_row(stages, body, f"the float graph, opset {settings.opset}"))
     for target in targets_of(settings):

@@ -56,6 +56,8 @@ class ExportSettings(BaseModel):
     """Batch at which a variant must be faster than fp32."""
     opset: int = Field(default=20, ge=13, le=23)
     calibration_rows: int = Field(default=256, ge=8)
+    embedding: bool = False
+    """Give each row's vector beside its probabilities; of texts."""
     samples: bool = True
     """Keep a few test rows as golden rows; false makes them from noise."""
     device: Literal["auto", "cpu"] = "auto"

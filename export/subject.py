@@ -11,10 +11,11 @@ from export.stages import Key, Stages, key_of
 from finetune.device import choose_device
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
-from fmx.contract import ModelContract
+from finetune.text_models import TextBody
+from fmx.contract import EmbeddingOutput, ModelContract
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
-from fmx.errors import DataError
+from fmx.errors import DataError, UsageError
 from fmx.run import Run, task_of
 from fmx.tasks import Task
 
@@ -54,12 +55,13 @@ def key_of_answers(run: Run, split: str) -> Key:
     return key_of("eager", key_of_run(run), rows=run.info.rows[split].sha256)
 
 
-def open_subject(run: Run, stages: Stages, say: Say) -> Subject:
-    """Open a run with its data.
+def open_subject(run: Run, stages: Stages, say: Say, *, embedding: bool = False) -> Subject:
+    """Open a run with its data, to be exported with its embedding or without.
 
     Raises:
         DataError: the rows are not those that the run was trained with.
         ModelError: the network cannot be rebuilt.
+        UsageError: an embedding of a model that has none.
     """
     info = run.info
     source = reopen_source(info.settings)
@@ -74,8 +76,14 @@ def open_subject(run: Run, stages: Stages, say: Say) -> Subject:
     network = restore_network(run)
     eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
-    contract = ModelContract(task=info.task, labels=info.labels, input=info.input)
+    contract = ModelContract(task=info.task, labels=info.labels, input=info.input, embedding=_embedding_of(network) if embedding else None)
     return Subject(run, network, rows, contract, task, eager, key_of_run(run), source.may_flip)
+
+
+def _embedding_of(network: Network) -> EmbeddingOutput:
+    if not isinstance(network.body, TextBody):
+        raise UsageError("--embedding is for models of texts; this one reads images.", hint="Leave it out.")
+    return EmbeddingOutput(width=network.body.classifier.in_features)
 
 
 def _answers(network: Network, rows: Rows) -> Callable[[], np.ndarray]:

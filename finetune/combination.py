@@ -144,8 +144,9 @@ def _validation_accuracy(network: Network, members: Members) -> float:
 def _write(network: Network, kept: list[Run], members: Members, out: Path | None, name: str | None, kind: str, described: tuple[Member, ...]) -> Run:
     first = kept[0].info
     names = ", ".join(run.info.name for run in kept)
-    known = {key: value for key, value in first.settings.items() if key in TrainSettings.model_fields}
-    settings = check_settings({**known, "name": None, "adversarial": "none"})
+    of_attack = ("adversarial", "adversarial_eps", "adversarial_steps")
+    known = {key: value for key, value in first.settings.items() if key in TrainSettings.model_fields and key not in of_attack}
+    settings = check_settings({**known, "name": None})
     folder = reserve(out or storage.home() / "runs", f"{kind}-{first.model}", name)
     facts: dict[str, Any] = {
         "name": folder.name,

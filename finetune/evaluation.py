@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from finetune.network import Network, restore_network
+from finetune.text_models import EmbeddingBody, TextBody
 from fmx.data import Columns, columns_of, split_of
 from fmx.data.rows import Rows
+from fmx.errors import ModelError
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
 from fmx.run import Run, task_of
@@ -25,6 +27,17 @@ def eager_logits(network: Network, rows: Rows, device: torch.device, batch_size:
             logits.append(network(batch).float().cpu().numpy())
             advance(len(batch))
     return np.asarray(np.concatenate(logits)[np.argsort(order)])
+
+
+@torch.inference_mode()
+def eager_embeddings(network: Network, rows: Rows, batch_size: int = 64) -> np.ndarray:
+    """Give the embedding of every row of texts, on the CPU: float32 [n, width], each of length 1."""
+    if not isinstance(network.body, TextBody):
+        raise ModelError("This network gives no embeddings.", hint="This needs a model of texts.")
+    body, order = EmbeddingBody(network.body).eval(), network.rows.order(rows.values)
+    batches = (torch.from_numpy(rows.values[order[start : start + batch_size]]) for start in range(0, len(rows), batch_size))
+    vectors = [body(network.prepare(batch))[1].numpy() for batch in batches]
+    return np.asarray(np.concatenate(vectors)[np.argsort(order)])
 
 
 def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> np.ndarray:

@@ -36,7 +36,7 @@ TEXT_METHOD_DEFAULTS: dict[str, dict[str, float]] = {
 }
 """The same for encoders of texts, which break at the rates of convolutional networks."""
 
-TEXT_DEFAULTS: dict[str, Any] = {"model": EMBEDDED_TEXT_MODEL, "epochs": 5, "augment": "none"}
+TEXT_DEFAULTS: dict[str, Any] = {"model": EMBEDDED_TEXT_MODEL, "epochs": 5, "augment": "none", "adversarial_eps": 1.0}
 """What a training on texts does otherwise unless it is told."""
 
 IMAGES_ONLY = (
@@ -44,7 +44,6 @@ IMAGES_ONLY = (
     "augment",
     "mixup",
     "cutmix",
-    "adversarial",
     "teacher",
     "unlabelled",
     "probe_views",
@@ -157,9 +156,10 @@ class TrainSettings(BaseModel):
     balance: Literal["none", "weights", "sampler"] = "none"
     """For rare classes: a heavier loss, or drawn more often."""
 
-    adversarial: Literal["none", "fgsm", "pgd"] = "none"
+    adversarial: Literal["none", "fgsm", "fgm", "pgd"] = "none"
+    """fgsm: of images. fgm: of the embeddings of texts. pgd: of both."""
     adversarial_eps: float = Field(default=4.0, gt=0, le=255)
-    """Largest change of a pixel, of 255."""
+    """Largest change of a pixel, of 255; of a text's embeddings, in the L2 norm of all of them."""
     adversarial_steps: int = Field(default=3, ge=1, le=100)
     """Of PGD in training; robust accuracy is measured with 10."""
     teacher: str | None = None
@@ -218,6 +218,11 @@ class TrainSettings(BaseModel):
         if self.task in READ_TEXTS and self.data == "digits":
             columns = "two text columns and a label column" if self.task == PAIRS else "a text and a label column"
             raise ValueError(f"--task {self.task} needs texts: --data FILE, a table with {columns}")
+        if self.adversarial == ("fgsm" if self.task in READ_TEXTS else "fgm"):
+            of_texts = self.task in READ_TEXTS
+            raise ValueError(f"--adversarial {self.adversarial} is for {'images, fgm for texts' if of_texts else 'texts, fgsm for images'}")
+        if self.task in READ_TEXTS and self.adversarial != "none" and (self.compile or self.gradient_checkpointing):
+            raise ValueError("--adversarial on texts cannot be combined with --compile or --gradient-checkpointing")
         if self.shard and self.ema:
             raise ValueError("--ema needs all weights after every step, and --shard splits them; use one of the two")
         if self.batch_size != "auto" and self.accumulate > 1 and self.batch_size // self.accumulate < 2:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune.settings import EMBEDDED_TEXT_MODEL
 from finetune.vocabulary import unknown_share, unknown_words, widen
@@ -47,14 +48,32 @@ class TextBody(nn.Module):
         self._pad_id, self._separator_id = spec.pad_id, spec.separator_id
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encode, take the mean over what is no padding, and classify."""
+        """Encode and classify."""
+        logits: Tensor = self.classifier(self.head_drop(self.mean(ids)))
+        return logits
+
+    def mean(self, ids: Tensor) -> Tensor:
+        """Encode, and take the mean over what is no padding: float32 [n, width]."""
         kept = ids != self._pad_id
         segments = {} if self._separator_id is None else {"token_type_ids": segments_of(ids, self._separator_id)}
         hidden = self.encoder(input_ids=ids, attention_mask=kept.long(), **segments).last_hidden_state  # [n, length, width]
         weights = kept.unsqueeze(-1).to(hidden.dtype)
-        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-        logits: Tensor = self.classifier(self.head_drop(mean))
-        return logits
+        mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        return mean
+
+
+class EmbeddingBody(nn.Module):
+    """A body that gives, beside the logits, the vector that they are told from: float32 [n, width], of length 1."""
+
+    def __init__(self, body: TextBody) -> None:
+        super().__init__()
+        self.body = body
+        self.encoder = body.encoder  # where the exporter looks for it
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode once, classify, and bring the mean to length 1."""
+        mean = self.body.mean(ids)
+        return self.body.classifier(self.body.head_drop(mean)), functional.normalize(mean, dim=1)
 
 
 def segments_of(ids: Tensor, separator_id: int) -> Tensor:

@@ -123,6 +123,8 @@ def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]
             changes.append(f"The input's {what.replace('_', ' ')} is {new_value}, no longer {old_value}.")
     if before.output != after.output:
         changes.append("The output contract changed.")
+    if before.embedding is not None and before.embedding != after.embedding:
+        changes.append("There are no embeddings any more." if after.embedding is None else "The embeddings have another width.")
     return changes
 
 

@@ -68,6 +68,13 @@ class ClassesOutput(Frozen):
     name: str = "probabilities"
 
 
+class EmbeddingOutput(Frozen):
+    """A vector of length 1 for each row, float32 [batch, width]: the dot product of two is their cosine."""
+
+    name: str = "embedding"
+    width: int = Field(gt=0)
+
+
 class Interval(Frozen):
     """A measured share with its sample size and 95 % Wilson interval, all as fractions."""
 
@@ -152,6 +159,7 @@ class Variant(Frozen):
     )
     parity: Parity | None = None
     comparison: Comparison | None = None
+    embedding_cosine: float | None = Field(default=None, description="Least cosine of an embedding and the eager model's, over the test rows.")
     latency: tuple[Latency, ...] = Field(default=(), description="Empty: the speed was not measured, for the host of the export is of another kind.")
     ort_file: FileName | None = Field(default=None, description="The same graph in ONNX Runtime's own format, for mobile builds.")
     why: str = Field(description="Why the variant stands where it stands in the list.")
@@ -164,6 +172,7 @@ class ModelContract(Frozen):
     labels: tuple[str, ...]
     input: Input
     output: ClassesOutput = ClassesOutput()
+    embedding: EmbeddingOutput | None = None
 
 
 class Manifest(Frozen):
@@ -176,6 +185,7 @@ class Manifest(Frozen):
     labels: tuple[str, ...]
     input: Input
     output: ClassesOutput
+    embedding: EmbeddingOutput | None = Field(default=None, description="A second output, where the package was exported with one.")
     variants: tuple[Variant, ...] = Field(min_length=1)
     recipe: dict[str, Any] = Field(description="Pruning and quantisation: every choice that shaped the variants.")
     contract_digest: Sha256
@@ -188,7 +198,7 @@ class Manifest(Frozen):
     @property
     def contract(self) -> ModelContract:
         """The part that a caller must know."""
-        return ModelContract(task=self.task, labels=self.labels, input=self.input, output=self.output)
+        return ModelContract(task=self.task, labels=self.labels, input=self.input, output=self.output, embedding=self.embedding)
 
 
 class Member(Frozen):

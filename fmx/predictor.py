@@ -87,6 +87,38 @@ class Predictor:
             raise AnswerCountError(len(rows), answers.shape)
         return answers
 
+    def embed_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Run one batch for its embeddings: [n, *row_shape] to float32 [n, width], each of length 1. Raises: `PackageError`: the package has none."""
+        return self._with_embeddings(rows)[1]
+
+    def answer(self, rows: np.ndarray) -> np.ndarray:
+        """Run one batch for everything: float32 [n, labels + width], the probabilities before the embedding; [n, labels] where there is none."""
+        return self.run(rows) if self.contract.embedding is None else np.concatenate(self._with_embeddings(rows), axis=1)
+
+    def _with_embeddings(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = self.contract.embedding
+        if wanted is None:
+            raise PackageError("This package gives no embeddings.", hint="Export its run again with --embedding.")
+        answers, vectors = self._session.run([self.contract.output.name, wanted.name], {self.task.input_name: self.task.feed(rows)})
+        if answers.shape != (len(rows), len(self.contract.labels)) or vectors.shape != (len(rows), wanted.width):
+            raise AnswerCountError(len(rows), answers.shape)
+        return answers, vectors
+
+    def embed(self, inputs: Sequence[bytes]) -> np.ndarray:
+        """Embed encoded inputs, in order: float32 [n, width], each of length 1.
+
+        Raises:
+            InputError: one that cannot be read.
+            PackageError: the package has no embeddings.
+        """
+        return self.embed_all(np.stack([self.task.row(data) for data in inputs]))
+
+    def embed_all(self, rows: np.ndarray) -> np.ndarray:
+        """Embed any number of rows in batches: [n, *row_shape] to float32 [n, width]."""
+        order = self.task.order(rows)
+        parts = [self.embed_rows(rows[order[start : start + EVALUATION_BATCH]]) for start in range(0, len(rows), EVALUATION_BATCH)]
+        return np.asarray(np.concatenate(parts)[np.argsort(order)])
+
     def run_all(self, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Run any number of rows in batches: [n, *row_shape] to float32 [n, labels]."""
         answers = np.empty((len(rows), len(self.contract.labels)), dtype=np.float32)

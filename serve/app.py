@@ -28,7 +28,7 @@ from serve.crew import Crew
 from serve.engine import Engine
 from serve.errors import RefusedError, UnknownPathError
 from serve.inputs import LARGE_BODY_BYTES, parsed, read_direction, read_inputs
-from serve.routes import AUTOSCALE, CLIENT_SCHEMA, PREDICT, RELOAD, V2_MODEL
+from serve.routes import AUTOSCALE, CLIENT_SCHEMA, EMBED, PREDICT, RELOAD, V2_MODEL
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 
@@ -44,10 +44,21 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         inputs, top_k = await read_inputs(request, served.predictor.task, settings)
         answer = await engine.infer(inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
-        request_id: str = request.scope["fmx.request_id"]
-        model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
         predictions = [predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
-        response = json_response({"request_id": request_id, "model": model, "predictions": predictions})
+        response = json_response({"request_id": request.scope["fmx.request_id"], "model": model_of(predictor), "predictions": predictions})
+        if settings.audit_file is not None:
+            request.scope["fmx.audit"] = await audited(predictor, inputs, response)
+        return response
+
+    async def embed(request: Request) -> Response:
+        served = engine.now()
+        if served.predictor.contract.embedding is None:
+            raise UnknownPathError("This model gives no embeddings.", hint="fmx export --embedding makes a package that does.")
+        inputs, _ = await read_inputs(request, served.predictor.task, settings, options=frozenset())
+        answer = await engine.infer(inputs, request.scope["fmx.deadline"], served)
+        predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
+        predictions = [{"embedding": vector.tolist()} for vector in answer.embeddings]
+        response = json_response({"request_id": request.scope["fmx.request_id"], "model": model_of(predictor), "predictions": predictions})
         if settings.audit_file is not None:
             request.scope["fmx.audit"] = await audited(predictor, inputs, response)
         return response
@@ -55,7 +66,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
     async def infer(request: Request) -> Response:
         body = await request.body()
         served = engine.now()  # who reads the tensors answers them, whatever is swapped meanwhile
-        predictor = _named(served.predictor, request)
+        predictor = _check_name(served.predictor, request)
         asked = await parsed(body, oip.read_infer, request.headers, predictor, settings)
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
@@ -71,10 +82,10 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
 
     async def model(request: Request) -> Response:
         served = engine.now()
-        return json_response(oip.model_metadata(_named(served.predictor, request), served.opened.words))
+        return json_response(oip.model_metadata(_check_name(served.predictor, request), served.opened.words))
 
     async def model_ready(request: Request) -> Response:
-        name = _named(engine.now().predictor, request).package.name
+        name = _check_name(engine.now().predictor, request).package.name
         return json_response({"name": name, "ready": True})
 
     async def autoscale(request: Request) -> Response:
@@ -100,6 +111,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         RELOAD: _answered(reload),
         AUTOSCALE: _answered(autoscale),
         PREDICT: _answered(predict),
+        EMBED: _answered(embed),
         CLIENT_SCHEMA: _answered(client_schema),
         "/v2": _answered(server),
         **{path: _answered(model) for path in V2_MODEL},
@@ -133,7 +145,12 @@ def _answered(handle: Handler) -> ASGIApp:
     return app
 
 
-def _named(predictor: PackagePredictor, request: Request) -> PackagePredictor:
+def model_of(predictor: PackagePredictor) -> dict[str, str]:
+    """Say which model answered."""
+    return {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
+
+
+def _check_name(predictor: PackagePredictor, request: Request) -> PackagePredictor:
     """Check that a path names what is served. Raises: `UnknownPathError`."""
     name, wanted = request.path_params["name"], request.path_params.get("version")
     package = predictor.package

@@ -55,10 +55,10 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Answered:
-    """A request's rows, and their probabilities: float32 [n, labels]."""
+    """A request's rows, and their answers: float32 [n, labels], with an embedding [n, labels + width]."""
 
     rows: list[Decoded]
-    probabilities: np.ndarray
+    answers: np.ndarray
 
 
 class Pending:
@@ -98,10 +98,10 @@ class Pending:
         self._rows[place] = row
         self.inputs[place] = b""
 
-    def answer(self, place: int, probabilities: np.ndarray) -> None:
+    def answer(self, place: int, answer: np.ndarray) -> None:
         """Keep a row's answer; the last one answers the request."""
         with self._lock:
-            self._answers[place] = probabilities
+            self._answers[place] = answer
             self._left -= 1
             if self._left or self._is_settled:
                 return

@@ -43,6 +43,8 @@ class Answer:
     """Who answered, which may be another by the time the answer is written."""
     probabilities: np.ndarray
     """float32 [inputs, labels]"""
+    embeddings: np.ndarray
+    """float32 [inputs, width], each of length 1; of width 0 where the package has none"""
     marks: list[Mark]
     """What was done, and when."""
 
@@ -146,12 +148,13 @@ class Engine:
         with self._inside.admit(len(inputs)):
             pending = served.batcher.submit(inputs, deadline)
             answered = await _within(pending.future, deadline)
-        for row, probabilities in zip(answered.rows, answered.probabilities, strict=True):
+        probabilities_of, embeddings = np.split(answered.answers, [len(served.predictor.contract.labels)], axis=1)
+        for row, probabilities in zip(answered.rows, probabilities_of, strict=True):
             first = int(probabilities.argmax())
             metrics.predictions_of(served.predictor.contract.labels[first]).inc()
             metrics.confidence.observe(float(probabilities[first]))
             served.observe(row, probabilities)
-        return Answer(served.predictor, answered.probabilities, pending.marks)
+        return Answer(served.predictor, probabilities_of, embeddings, pending.marks)
 
     def check_room(self) -> None:
         """Refuse before a body is read what would be refused after it: under overload that is most of the work. Raises: `OverloadedError`."""

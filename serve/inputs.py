@@ -36,13 +36,20 @@ EXAMPLES = {
 """A good request, by what the model reads."""
 
 
-async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> tuple[list[bytes], int]:
+Options = frozenset[str]
+"""What a body may ask for beside its inputs."""
+OF_LABELS: Options = frozenset({"top_k"})
+
+
+async def read_inputs(request: Request, task: Task, settings: ServeSettings, options: Options = OF_LABELS) -> tuple[list[bytes], int]:
     """Take the encoded inputs of a task, and `top_k`, out of a request.
 
     Images come as their bytes, as multipart files, or as JSON with base64; texts as plain UTF-8 or as JSON; pairs of texts as JSON.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     top_k = request.query_params.get("top_k")
+    if top_k is not None and "top_k" not in options:
+        raise InputError("top_k has no place here.", hint="Leave it out: there are no labels in the answer.")
     _read_top_k(top_k)  # a wrong one is told though the body's own goes before it
     if kind in task.content_types:
         if task.noun == "text":
@@ -51,7 +58,7 @@ async def read_inputs(request: Request, task: Task, settings: ServeSettings) -> 
     elif kind == "multipart/form-data" and task.noun == "image":
         inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
-        inputs, top_k = await parsed(await request.body(), _JSON_READERS[task.noun], top_k, settings)
+        inputs, top_k = await parsed(await request.body(), _JSON_READERS[task.noun], top_k, settings, options)
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",
@@ -99,26 +106,26 @@ def _has_end(body: bytes, content_type: str) -> bool:
     return boundary is None or b"\r\n--" + boundary + b"--" in body
 
 
-def _read_images(body: bytes, top_k: str | None, _settings: ServeSettings) -> tuple[list[bytes], str | None]:
-    hint = 'Send {"image": BASE64} or {"images": [BASE64, ...]}, with "top_k" if wanted.'
+def _read_images(body: bytes, top_k: str | None, _settings: ServeSettings, options: Options) -> tuple[list[bytes], str | None]:
+    hint = _hint('{"image": BASE64} or {"images": [BASE64, ...]}', options)
     content = read_object(body, "body", hint)
-    return decode_images(_inputs_of(content, "image", "base64 strings", _is_string, hint), hint), _top_k_of(content, top_k, hint)
+    return decode_images(_inputs_of(content, "image", "base64 strings", _is_string, options, hint), hint), _top_k_of(content, top_k, hint)
 
 
-def _read_texts(body: bytes, top_k: str | None, settings: ServeSettings) -> tuple[list[bytes], str | None]:
-    hint = 'Send {"text": TEXT} or {"texts": [TEXT, ...]}, with "top_k" if wanted.'
+def _read_texts(body: bytes, top_k: str | None, settings: ServeSettings, options: Options) -> tuple[list[bytes], str | None]:
+    hint = _hint('{"text": TEXT} or {"texts": [TEXT, ...]}', options)
     content = read_object(body, "body", hint)
-    return encode_texts(_inputs_of(content, "text", "strings", _is_string, hint), settings), _top_k_of(content, top_k, hint)
+    return encode_texts(_inputs_of(content, "text", "strings", _is_string, options, hint), settings), _top_k_of(content, top_k, hint)
 
 
-def _read_pairs(body: bytes, top_k: str | None, settings: ServeSettings) -> tuple[list[bytes], str | None]:
-    hint = 'Send {"pair": [TEXT, TEXT]} or {"pairs": [[TEXT, TEXT], ...]}, with "top_k" if wanted.'
+def _read_pairs(body: bytes, top_k: str | None, settings: ServeSettings, options: Options) -> tuple[list[bytes], str | None]:
+    hint = _hint('{"pair": [TEXT, TEXT]} or {"pairs": [[TEXT, TEXT], ...]}', options)
     content = read_object(body, "body", hint)
-    pairs = _inputs_of(content, "pair", "pairs of strings", _is_pair, hint)
+    pairs = _inputs_of(content, "pair", "pairs of strings", _is_pair, options, hint)
     return encode_pairs(pairs, settings), _top_k_of(content, top_k, hint)
 
 
-_JSON_READERS: dict[str, Callable[[bytes, str | None, ServeSettings], tuple[list[bytes], str | None]]] = {
+_JSON_READERS: dict[str, Callable[[bytes, str | None, ServeSettings, Options], tuple[list[bytes], str | None]]] = {
     "image": _read_images,
     "text": _read_texts,
     "pair": _read_pairs,
@@ -134,10 +141,14 @@ def _is_string(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _inputs_of(content: dict[str, Any], one: str, what: str, is_one: Callable[[Any], bool], hint: str) -> list[Any]:
+def _hint(forms: str, options: Options) -> str:
+    return f"Send {forms}" + (', with "top_k" if wanted.' if "top_k" in options else ".")
+
+
+def _inputs_of(content: dict[str, Any], one: str, what: str, is_one: Callable[[Any], bool], options: Options, hint: str) -> list[Any]:
     """Take the inputs out of a JSON body: one under its singular, or a list of them under its plural. Raises: `InputError`."""
     many = f"{one}s"
-    unknown = set(content) - {one, many, "top_k"}
+    unknown = set(content) - {one, many, *options}
     if unknown or (one in content) == (many in content):
         named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else f"exactly one of {one} and {many} is needed"
         raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)

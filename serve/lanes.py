@@ -73,13 +73,13 @@ def open_lanes(package: Package, settings: ServeSettings, like: Opened | None = 
     if threads > 1 and variant.bytes > LARGE_MODEL_BYTES:
         batch_rows = settings.batch_rows or max(CPU_BATCHES)
         whole = opened(threads)
-        seconds = _seconds_a_call(whole.run, whole.task.example())
+        seconds = _seconds_a_call(whole.answer, whole.task.example())
         words = f"one session of {threads} threads, for the model is large; batches up to {batch_rows} rows"
-        return Opened(whole, Lanes(whole.run, 1, None, threads, batch_rows, batch_rows, seconds), words)
+        return Opened(whole, Lanes(whole.answer, 1, None, threads, batch_rows, batch_rows, seconds), words)
     if like is not None and _is_like(like, package, variant):
-        whole_run = opened(threads).run if like.lanes.run_alone is not None else None
+        whole_run = opened(threads).answer if like.lanes.run_alone is not None else None
         single = opened(1)
-        return Opened(single, replace(like.lanes, run=single.run, run_alone=whole_run), "as the package before it")
+        return Opened(single, replace(like.lanes, run=single.answer, run_alone=whole_run), "as the package before it")
     return _on_cpu(opened(1), opened(threads) if threads > 1 else None, settings)
 
 
@@ -91,31 +91,31 @@ def _is_like(like: Opened, package: Package, variant: Variant) -> bool:
 
 def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: ServeSettings) -> Opened:
     row, threads = single.task.example(), settings.worker_threads
-    alone_ms = 1e3 * _seconds_a_call(single.run, row)
+    alone_ms = 1e3 * _seconds_a_call(single.answer, row)
     words = f"a lone row {alone_ms:.2f} ms on 1 thread"
     if whole is not None:
-        whole_ms = 1e3 * _seconds_a_call(whole.run, row)
+        whole_ms = 1e3 * _seconds_a_call(whole.answer, row)
         words += f", {whole_ms:.2f} on {threads}"
         if whole_ms * WORTHWHILE > alone_ms:
             whole = None
-    batch_rows, rates = _best_batch(single.run, row, settings)
+    batch_rows, rates = _best_batch(single.answer, row, settings)
     measured = ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
     words += f"; many on {threads} x 1: {measured}; batches up to {batch_rows}"
-    run_alone = whole.run if whole is not None else None
-    return Opened(single, Lanes(single.run, threads, run_alone, threads + SPARE, batch_rows, batch_rows, threads / max(rates.values())), words)
+    run_alone = whole.answer if whole is not None else None
+    return Opened(single, Lanes(single.answer, threads, run_alone, threads + SPARE, batch_rows, batch_rows, threads / max(rates.values())), words)
 
 
 def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:
     row = predictor.task.example(whole=True)  # memory and time must suffice for the longest
-    taken = _seconds_a_call(predictor.run, row)
+    taken = _seconds_a_call(predictor.answer, row)
     chosen, words = 1, f"a lone row {1e3 * taken:.2f} ms"
     for rows in SIZES[1:]:
-        seconds = _seconds_a_call(predictor.run, np.repeat(row, rows, axis=0))
+        seconds = _seconds_a_call(predictor.answer, np.repeat(row, rows, axis=0))
         words += f", {rows} in {1e3 * seconds:.2f}"
         if seconds <= GPU_BATCH_SECONDS:
             chosen, taken = rows, seconds
     batch_rows = settings.batch_rows or chosen
-    lanes = Lanes(predictor.run, GPU_SLOTS, None, max(2, settings.worker_threads), batch_rows, 1, GPU_SLOTS * taken / chosen)
+    lanes = Lanes(predictor.answer, GPU_SLOTS, None, max(2, settings.worker_threads), batch_rows, 1, GPU_SLOTS * taken / chosen)
     return Opened(predictor, lanes, f"{words}; batches up to {batch_rows}")
 
 

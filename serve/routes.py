@@ -11,6 +11,7 @@ from serve.errors import MethodError, UnknownPathError
 from serve.settings import ServeSettings
 
 PREDICT = "/v1/predict"
+EMBED = "/v1/embed"
 AUTOSCALE = "/v1/autoscale"
 RELOAD = "/v1/admin/reload"
 V2_MODEL = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
@@ -28,6 +29,7 @@ ROUTES = {
     DOCS: ("GET", "HEAD"),
     OPENAPI: ("GET", "HEAD"),
     PREDICT: ("POST",),
+    EMBED: ("POST",),
     AUTOSCALE: ("GET",),
     RELOAD: ("POST",),
     CLIENT_SCHEMA: ("GET",),

@@ -206,3 +206,13 @@ def pair_package(pair_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("pair-packages")))
         yield export_package(pair_run.folder)
+
+
+@pytest.fixture(scope="session")
+def embedding_package(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The text run exported to fp32 with its embedding."""
+    from export.pipeline import export_package
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("embedding-packages")))
+        yield export_package(text_run.folder, embedding=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetune.network import Network
 from finetune.objectives.adversarial import Attack, build_attack
 from finetune.objectives.distillation import distillation_loss, open_teacher
+from finetune.objectives.embedding_attack import build_embedding_attack
 from finetune.objectives.fixmatch import FixMatch, open_unlabelled
 from finetune.objectives.mixing import mixing
 from finetune.plan import Plan
@@ -43,6 +44,10 @@ def build_objective(
     """
     weights = class_weights(plan.train_labels, len(labels)).to(device) if settings.balance == "weights" else None
     loss = classification_loss(settings.label_smoothing, weights)
+    if plan.on_rows and not isinstance(spec, ImageInput):
+        embedding_attack = build_embedding_attack(settings, network, loss)
+        if embedding_attack is not None:
+            return embedding_attack
     if not plan.on_rows or not isinstance(spec, ImageInput):
         return lambda module, inputs, targets, generator: loss(module(inputs), targets)
     mix = mixing(settings.mixup, settings.cutmix, len(labels))

@@ -37,6 +37,9 @@ def export(
     batch: Annotated[int | None, typer.Option(help="Batch at which a variant must beat fp32.", show_default="1")] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 13 to 23.", show_default="20")] = None,
     calibration_rows: Annotated[int | None, typer.Option(help="Training rows that calibrate int8.", show_default="256")] = None,
+    embedding: Annotated[
+        bool | None, typer.Option("--embedding", help="Give each text's vector beside its labels, for retrieval (POST /v1/embed).")
+    ] = None,
     samples: Annotated[
         bool | None, typer.Option("--samples/--no-samples", help="Keep a few test rows as golden rows.", show_default="samples")
     ] = None,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from serve.deploy.plan import Plan
-from serve.routes import PREDICT, PROBES
+from serve.routes import EMBED, PREDICT, PROBES
 
 WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 """Of the burn rates."""
 CALLERS = f'route!~"{"|".join(sorted(PROBES))}|unknown"'
 """Requests of callers: probes, scrapes and strangers' paths are nobody's experience."""
-PREDICTIONS = f'route=~"{PREDICT}|/v2/models/.+/infer"'
+PREDICTIONS = f'route=~"{PREDICT}|{EMBED}|/v2/models/.+/infer"'
 OVERLOADED = 'reason=~"overloaded|deadline"'
 """What is refused for want of capacity; the other reasons are the caller's own."""
 

@@ -10,7 +10,7 @@ from serve import metrics
 from serve.inputs import DEFAULT_LABELS
 from serve.oip import HEADER_LENGTH
 from serve.pages.schemas import COUNT, FILE, PICTURE, TEXT, TOP_K, Schema, components, ref
-from serve.routes import AUTOSCALE, CLIENT_SCHEMA, DOCS, OPENAPI, PAGE, PREDICT, RELOAD, SCOPES, open_routes
+from serve.routes import AUTOSCALE, CLIENT_SCHEMA, DOCS, EMBED, OPENAPI, PAGE, PREDICT, RELOAD, SCOPES, open_routes
 from serve.settings import ServeSettings
 
 Described = dict[str, Any]
@@ -19,7 +19,7 @@ REFUSALS = {
     400: "The request or its input cannot be read.",
     401: "No key, or one that is not known, revoked or past its end.",
     403: "The key is for something else.",
-    404: "There is no such model or version here.",
+    404: "There is no such model or version here, or it does not give what is asked for.",
     408: "The body came too slowly.",
     409: "A worker refused the package, and serves on what it served.",
     413: "Too many bytes, pixels, characters or inputs.",
@@ -108,6 +108,10 @@ def _callers(task: str) -> dict[str, Described]:
     noun = TASKS[task].noun
     body, about = _bodies(task)
     predict = _operation("prediction", f"Predict labels for {noun}s", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
+    embed = _operation("prediction", f"Embed {noun}s", _answers("Embeddings"), *OF_ANY_CALLER, *OF_A_BODY, 404)
+    plain = {kind: {"schema": FILE} for kind in TASKS[task].content_types}
+    to_embed = {"required": True, "content": {**plain, "application/json": {"schema": ref("ToEmbed")}}}
+    of_embedding = "A vector of length 1 for each, in their order; 404 where the package was exported without --embedding."
     load = _operation("prediction", "Offered load, capacity, and how many replicas that wants", _answers("Load"), *OF_ANY_CALLER)
     client = _operation("prediction", "What BentoML's clients read first", _answers("ClientSchema"), *OF_ANY_CALLER)
     wish = {"required": False, "content": {"application/json": {"schema": ref("Wish"), "example": {"to": "current"}}}}
@@ -116,6 +120,7 @@ def _callers(task: str) -> dict[str, Described]:
     return {
         RELOAD: {**reload, "description": "Wants a key for admin.", "requestBody": wish},
         PREDICT: {**predict, "description": about, "parameters": [top_k], "requestBody": {"required": True, "content": body}},
+        EMBED: {**embed, "description": of_embedding, "requestBody": to_embed},
         AUTOSCALE: load,
         CLIENT_SCHEMA: client,
     }

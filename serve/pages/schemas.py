@@ -50,29 +50,27 @@ def _array(items: Schema, **more: Any) -> Schema:
 
 
 def _taken(settings: ServeSettings, noun: str) -> dict[str, Schema]:
-    """Describe what a body of JSON, or a form, may be."""
+    """Describe what a body of JSON, or a form, may be: to predict, and to embed."""
     most = settings.max_inputs
     words: Schema = {**TEXT, "minLength": 1, "maxLength": settings.max_characters, "pattern": r"\S"}
-    if noun == "image":
-        return {
-            "Images": _one_or_many("image", BASE64, most),
-            "Files": _object({"file": _array(FILE, minItems=1, maxItems=most), "top_k": TOP_K}, "top_k"),
-        }
-    if noun == "pair":
-        return {"Pairs": _one_or_many("pair", _array(words, minItems=2, maxItems=2), most)}
-    return {"Texts": _one_or_many("text", words, most)}
+    one = {"image": BASE64, "text": words, "pair": _array(words, minItems=2, maxItems=2)}[noun]
+    taken = {
+        f"{noun.capitalize()}s": _one_or_many(noun, one, most, top_k={**TOP_K, "type": ["integer", "null"]}),
+        "ToEmbed": _one_or_many(noun, one, most),
+    }
+    return {**taken, "Files": _object({"file": _array(FILE, minItems=1, maxItems=most), "top_k": TOP_K}, "top_k")} if noun == "image" else taken
 
 
-def _one_or_many(one: str, schema: Schema, most: int) -> Schema:
-    many = f"{one}s"
-    fields = {one: schema, many: _array(schema, minItems=1, maxItems=most), "top_k": {**TOP_K, "type": ["integer", "null"]}}
-    return _object(fields, *fields, oneOf=[{"required": [one]}, {"required": [many]}])
+def _one_or_many(one: str, schema: Schema, most: int, **options: Schema) -> Schema:
+    fields = {one: schema, f"{one}s": _array(schema, minItems=1, maxItems=most), **options}
+    return _object(fields, *fields, oneOf=[{"required": [one]}, {"required": [f"{one}s"]}])
 
 
 def _prediction(noun: str) -> dict[str, Schema]:
     labels = _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)
     return {
         "Predictions": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(ref("Prediction"))}),
+        "Embeddings": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(_object({"embedding": _array({"type": "number"})}))}),
         "Model": _object({"name": TEXT, "version": TEXT, "variant": TEXT}),
         "Prediction": _object({"labels": labels, "score": SCORE}, "score") if noun == "pair" else _object({"labels": labels}),
     }

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,6 +16,7 @@ import pytest
 
 from fmx.data import open_source
 from fmx.package import Package
+from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
 from tests.e2e.conftest import Server, serving
 
@@ -47,7 +49,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page, opened; whatever it writes to the console or asks of another host fails the test."""
+    with opened_page(browser, server) as opened:
+        yield opened
+
+
+@contextmanager
+def opened_page(browser: Any, server: Server) -> Iterator[Any]:
+    """Open the page; whatever it writes to the console or asks of another host fails the test."""
     context = browser.new_context(viewport={"width": 360, "height": 800})
     opened = context.new_page()
     said: list[str] = []
@@ -274,3 +282,30 @@ def test_text_is_predicted_by_keyboard_alone_and_its_curl_command_is_the_same_re
     assert [item["label"] for item in answered] == page.locator("#labels th").all_inner_texts()
     context.close()
     assert said == []
+
+
+TYPED = {"text_package": ["the courier was <b>late</b>"], "pair_package": ["question 1", "lovely 'thanks' perfect"]}
+
+
+@pytest.mark.parametrize("which", TYPED)
+def test_texts_are_typed_and_predicted_by_keyboard(which: str, browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    package: Package = request.getfixturevalue(which)
+    typed = TYPED[which]
+    expected = PackagePredictor.open(package.folder).predict([joined([text.encode() for text in typed])], 5)[0]
+    with serving(tmp_path, package.folder) as running, opened_page(browser, running) as page:
+        page.locator("#key").fill(running.key)
+        page.locator("#key").press("Enter")
+        page.wait_for_selector("#error p")
+        assert "Write" in page.locator("#error").inner_text()
+        for text in typed:  # each field is empty, and focused in turn
+            page.keyboard.type(text)
+            page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#answer:not([hidden])")
+        assert page.locator("#labels th").first.inner_text() == expected["labels"][0]["label"]
+        assert page.locator("#relevance").count() == ("score" in expected)
+        if "score" in expected:
+            assert float(page.locator("#relevance").inner_text()) == pytest.approx(expected["score"], abs=1e-3)
+        command = page.locator("#curl").inner_text()
+        done = subprocess.run(["sh", "-c", command], env={"KEY": running.key, "PATH": "/usr/bin:/bin"}, capture_output=True, check=False)
+        answered = json.loads(done.stdout)["predictions"][0]["labels"]
+        assert [item["label"] for item in answered] == page.locator("#labels th").all_inner_texts()

@@ -23,6 +23,7 @@ from finetune.combination import make_soup
 from finetune.evaluation import eager_logits, evaluate_run
 from finetune.loop import Fit, bucket_by_length
 from finetune.network import restore_network
+from finetune.objectives.embedding_attack import EmbeddingAttack, _unit, _within
 from finetune.settings import EMBEDDED_TEXT_MODEL, TrainSettings, check_settings, method_defaults
 from finetune.text_models import Extension, build_text_model
 from finetune.training import train_run
@@ -339,3 +340,58 @@ def test_columns_of_a_run_are_taken_again_for_its_evaluation(tiny_encoder: Path,
     assert again.facts["rows_of_run"]
     package = export_package(run.folder, out=tmp_path / "packages")
     assert evaluate_package(package.folder, str(tmp_path / "t.csv")).facts["rows_of_export"]
+
+
+@pytest.mark.parametrize("method", ["finetune", "lora"])
+@pytest.mark.parametrize("adversarial", ["fgm", "pgd"])
+def test_embeddings_are_attacked_in_training(text_table: Path, tiny_encoder: Path, tmp_path: Path, method: str, adversarial: str) -> None:
+    settings: dict[str, Any] = {"method": method, "epochs": 1, "lr": 1e-3}
+    plain, attacked = (train(text_table, tiny_encoder, tmp_path / name, adversarial=name, **settings) for name in ("none", adversarial))
+    assert plain.info.weights_sha256 != attacked.info.weights_sha256
+    assert "robust_accuracy" not in attacked.info.metrics
+    assert attacked.info.settings["adversarial_eps"] == 1.0
+
+
+def test_attack_stays_within_its_ball_and_raises_the_loss(tiny_encoder: Path) -> None:
+    torch.manual_seed(0)
+    body = build_text_model(str(tiny_encoder), "default", 32, 3).module.eval()
+    ids, targets = torch.randint(5, 200, (6, 16)), torch.tensor([0, 1, 2, 0, 1, 2])
+    given: list[torch.Tensor] = []
+    embeddings = body.encoder.get_input_embeddings()  # type: ignore[operator]
+
+    def loss(logits: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+        given.append(torch.nn.functional.cross_entropy(logits, expected))
+        return given[-1]
+
+    plain = embeddings(ids).detach()
+    for steps in (1, 3):
+        given.clear()
+        attack = EmbeddingAttack(embeddings, loss, 0.5, steps)
+        total = attack(body, ids, targets, torch.Generator())
+        assert len(given) == steps + 1
+        assert given[-1] > given[0]
+        assert torch.allclose(total, (given[0] + given[-1]) / 2)
+        total.backward()  # type: ignore[no-untyped-call]
+        assert embeddings.weight.grad is not None
+        embeddings.weight.grad = None
+    assert torch.equal(embeddings(ids), plain)  # nothing is left behind
+
+
+def test_ball_is_of_the_whole_row() -> None:
+    far = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) * 10
+    assert torch.allclose(_within(far, 0.5).flatten(1).norm(dim=1), torch.full((3,), 0.5))
+    near = far / 1e4
+    assert torch.equal(_within(near, 0.5), near)
+    assert torch.allclose(_unit(far).flatten(1).norm(dim=1), torch.ones(3))
+
+
+def test_attacks_are_for_what_they_are_for() -> None:
+    assert check_settings({"task": TASK, "data": "x.csv", "adversarial": "fgm"}).adversarial_eps == 1.0
+    for wrong, said in (
+        ({"task": TASK, "data": "x.csv", "adversarial": "fgsm"}, "fgm for texts"),
+        ({"adversarial": "fgm"}, "fgsm for images"),
+        ({"task": TASK, "data": "x.csv", "adversarial": "pgd", "compile": True}, "cannot be combined"),
+        ({"task": TASK, "data": "x.csv", "adversarial_eps": 0.3}, "without --adversarial"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check_settings(wrong)

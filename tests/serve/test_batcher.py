@@ -33,7 +33,7 @@ def decode(data: bytes) -> Decoded:
 
 
 def values(pending: Pending) -> list[int]:
-    return [int(value) for value in pending.future.result(10).probabilities[:, 0]]
+    return [int(value) for value in pending.future.result(10).answers[:, 0]]
 
 
 class Model:
