@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := cpu,serve,train,text,export,sign,data,samples,examples,dev
+AT_ONCE ?= 2
 export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: install demo test test-all test-faults soak lint format bench schema serving-environment clean
@@ -18,8 +19,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## the three commands, then one real request
 	$(BIN)/python tools/demo.py
 
-test: install
-	$(BIN)/python -m pytest -m "not every_model"
+test: install ## two files of tests at once, each on one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not every_model"
 
 test-all: install
 	$(BIN)/python -m pytest

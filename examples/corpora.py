@@ -29,16 +29,11 @@ def conversations(language: str = "english") -> list[Said]:
     return list(found.values())
 
 
-def large_topics(said: list[Said], least: int = 40) -> set[str]:
-    """Name the topics that have at least so many questions."""
-    return {topic for topic, count in Counter(one.topic for one in said).items() if count >= least}
-
-
 def topics_of_conversations(language: str = "english", least: int = 40) -> dict[str, str]:
     """Give the topic of every question, of topics that have at least so many. Raises: as `conversations`."""
     said = conversations(language)
-    kept = large_topics(said, least)
-    return {one.question: one.topic for one in said if one.topic in kept}
+    counts = Counter(one.topic for one in said)
+    return {one.question: one.topic for one in said if counts[one.topic] >= least}
 
 
 def reviews() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Rolling shares and surges of negative texts by topic, as Prometheus metrics.
 
-A surge is how many standard deviations the negative texts of the last window are more than the share of the time before it would have them: for n texts
-and a share p the binomial's sqrt(n p (1 - p)). It knows neither the hour of the day nor the day of the week.
+A surge is how many standard deviations the negative texts of the last window are more than the share of the time before it would have them: for n
+texts and a share p the binomial's sqrt(n p (1 - p)). It knows neither the hour of the day nor the day of the week.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ class Surge(NamedTuple):
     topic: str
     hour: float
     hours: float = 3.0
-    share: float = 0.95
+    share: float = 1.0
     """Of the topic's texts, that are negative meanwhile"""
-    times: float = 3.0
+    times: float = 4.0
     """As many texts as ever"""
 
 

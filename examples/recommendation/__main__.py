@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run it, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m examples.recommendation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("recommendation"), help="for the click log, the run and the package")
-    parser.add_argument("--impressions", type=int, default=400)
+    parser.add_argument("--impressions", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--quantize", default="int8", choices=("int8", "none"))
     parser.add_argument("--device", default="auto")
@@ -47,7 +47,7 @@ def run(folder: Path, impressions: int, epochs: int, quantize: str, device: str)
     folder.mkdir(parents=True, exist_ok=True)
     shown = simulate(impressions)
     table = write_clicks(folder / "clicks.csv", shown)
-    options: dict[str, Any] = {"query_column": "impression", "max_length": 96, "epochs": epochs, "lr": 2e-4, "device": device}
+    options: dict[str, Any] = {"query_column": "impression", "max_length": 64, "epochs": epochs, "lr": 3e-4, "device": device}
     trained = fmx.train(folder / "runs", output.say, task="text-pair", data=str(table), **options)
     package = fmx.export(trained.folder, out=folder / "packages", say=output.say, quantize=quantize, on_miss="fp32")
     predictor = fmx.load(str(package.folder))

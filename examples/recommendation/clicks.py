@@ -1,6 +1,6 @@
 """A click log to learn from: real sentences as items, simulated readers, for no click log comes in a wheel.
 
-A reader cares for one topic. They have read three items of it and one of another, are shown candidates, and click by chance: likelier on their topic,
+A reader cares for one topic. They have read two items of it, are shown candidates, and click by chance: likelier on their topic,
 and on what is popular. The items of the test impressions are in no other split, so that what is measured is new items.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from examples.corpora import topics_of_conversations
 
 CANDIDATES, OF_TOPIC = 6, 2
-READ, READ_OF_TOPIC = 4, 3
+READ = 2
 BASE, FOR_TOPIC, FOR_POPULARITY = -2.5, 3.5, 0.8
 """Of the logit of a click: the topic counts most, popularity too."""
 SPLITS = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -66,9 +66,8 @@ def _impression(name: str, split: str, by_topic: dict[str, list[str]], popularit
     topic = str(random.choice(sorted(by_topic)))
     own = random.permutation(by_topic[topic])
     others = random.permutation([text for other, texts in sorted(by_topic.items()) if other != topic for text in texts])
-    read = [*own[:READ_OF_TOPIC], *others[: READ - READ_OF_TOPIC]]
-    candidates = [*own[READ_OF_TOPIC : READ_OF_TOPIC + OF_TOPIC], *others[READ:][: CANDIDATES - OF_TOPIC]]
-    history = JOIN.join(random.permutation(read))
+    candidates = [*own[READ : READ + OF_TOPIC], *others[: CANDIDATES - OF_TOPIC]]
+    history = JOIN.join(own[:READ])
     rows = []
     for item in random.permutation(candidates):
         logit = BASE + FOR_TOPIC * (item in by_topic[topic]) + FOR_POPULARITY * math.log(popularity[item])
