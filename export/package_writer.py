@@ -146,7 +146,8 @@ def _write_golden_rows(folder: Path, candidates: list[Candidate], subject: Subje
     """Keep a few rows with each variant's answers, as the file on disk gives them."""
     rows, contract = choose_golden_rows(subject.rows["test"] if settings.samples else None, subject.task), subject.contract
     threads = host.usable_cpus()
-    answers = {one.name: Predictor(folder / f"model.{one.name}.onnx", contract, threads=threads, exact=one.exact).run(rows) for one in candidates}
+    opened = {one.name: Predictor(folder / f"model.{one.name}.onnx", contract, threads=threads, exact=one.exact) for one in candidates}
+    answers = {name: predictor.run_golden(rows) for name, predictor in opened.items()}
     np.savez(folder / "golden.npz", allow_pickle=False, rows=rows, **answers)
 
 

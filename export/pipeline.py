@@ -29,7 +29,7 @@ from fmx.errors import BudgetError, ExportError
 from fmx.package import Package, contract_digest, load_package
 from fmx.predictor import EVALUATION_BATCH, Predictor
 from fmx.run import Run, find_run, load_run
-from fmx.tasks import require_images
+from fmx.tasks import require_images, require_texts
 
 Say = Callable[[str], None]
 
@@ -56,6 +56,8 @@ def export_package(run: str | Path | None = None, *, out: Path | str | None = No
 
     if settings.prune is not None or settings.recover:
         require_images(source_run.info.input, "--prune" if settings.prune is not None else "--recover")
+    if settings.embedding:
+        require_texts(source_run.info.input, "--embedding")
     stages, deadline = Stages(), deadline_of(settings)
     bench = _open_bench(open_subject(source_run, stages, say, embedding=settings.embedding), settings, stages, deadline, say)
     bodies, refusals = _build_bodies(bench)

@@ -15,6 +15,7 @@ from export.subject import key_of_answers, key_of_run
 from export.target import TARGETS
 from export.variants import key_of_ranges, key_of_search
 from fmx.run import RUN_FILE, Run, find_run, load_run
+from fmx.tasks import require_texts
 
 
 def planned_stages(run: str | Path | None = None, **options: Any) -> list[dict[str, Any]]:
@@ -26,6 +27,8 @@ def planned_stages(run: str | Path | None = None, **options: Any) -> list[dict[s
     """
     settings, stages = check_settings(options), Stages()
     found = load_run(find_run(run))
+    if settings.embedding:
+        require_texts(found.info.input, "--embedding")
     rows = [_row(stages, key_of_answers(found, split), f"the eager model's answers to the {split} rows") for split in ("validation", "test")]
     network = key_of_run(found)
     if settings.prune is not None:

@@ -15,7 +15,7 @@ from finetune.text_models import TextBody
 from fmx.contract import EmbeddingOutput, ModelContract
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
-from fmx.errors import DataError, UsageError
+from fmx.errors import DataError
 from fmx.run import Run, task_of
 from fmx.tasks import Task
 
@@ -61,7 +61,6 @@ def open_subject(run: Run, stages: Stages, say: Say, *, embedding: bool = False)
     Raises:
         DataError: the rows are not those that the run was trained with.
         ModelError: the network cannot be rebuilt.
-        UsageError: an embedding of a model that has none.
     """
     info = run.info
     source = reopen_source(info.settings)
@@ -81,8 +80,7 @@ def open_subject(run: Run, stages: Stages, say: Say, *, embedding: bool = False)
 
 
 def _embedding_of(network: Network) -> EmbeddingOutput:
-    if not isinstance(network.body, TextBody):
-        raise UsageError("--embedding is for models of texts; this one reads images.", hint="Leave it out.")
+    assert isinstance(network.body, TextBody)  # of a run of texts, which alone is asked for one
     return EmbeddingOutput(width=network.body.classifier.in_features)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from finetune.network import Network, restore_network
 from finetune.text_models import EmbeddingBody, TextBody
-from fmx.data import Columns, columns_of, split_of
+from fmx.data import Columns, columns_with, split_of
 from fmx.data.rows import Rows
 from fmx.errors import ModelError
 from fmx.evaluation import Evaluation, describe_answers, labelled_rows
@@ -56,7 +56,7 @@ def evaluate_run(
     """Measure a run's eager network on the test rows of a source, as `fmx.evaluation.evaluate_package` does a package."""
     info = run.info
     seed, group_by = split_of(info.settings, data, split_seed, group_by)
-    rows = labelled_rows(data, seed, group_by, task_of(run), info.name, columns or columns_of(info.settings, data))
+    rows = labelled_rows(data, seed, group_by, task_of(run), info.name, columns_with(info.settings, data, columns, info.task))
     probabilities = eager_probabilities(restore_network(run).to(device), rows, device)
     facts = {"run": info.name, "package": None, "data": data, "rows_of_run": rows.fingerprint == info.rows.get("test")}
     return describe_answers(facts, info.labels, probabilities, rows)

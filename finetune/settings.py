@@ -194,6 +194,8 @@ class TrainSettings(BaseModel):
     def _fill_by_task(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("task") not in READ_TEXTS:
             return values
+        if values.get("adversarial", "none") == "none" and values.get("adversarial_eps") == cls.model_fields["adversarial_eps"].default:
+            values = {key: value for key, value in values.items() if key != "adversarial_eps"}  # as written before texts had one of their own
         known = {key: default for key, default in TEXT_DEFAULTS.items() if key != "epochs" or values.get("method") != "linear-probe"}
         return {**known, **{key: value for key, value in values.items() if value is not None or key not in TEXT_DEFAULTS}}
 

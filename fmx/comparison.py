@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import Columns, columns_of, split_of
+from fmx.data import Columns, columns_with, split_of
 from fmx.errors import DataError
 from fmx.evaluation import labelled_rows
 from fmx.predictor import PackagePredictor
@@ -65,7 +65,7 @@ def compare_packages(
     seed, group_by = split_of(sides["old"].package.manifest.run, data)  # the same rows for both
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
-        rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns or columns_of(manifest.run, data))
+        rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
         with progress(f"evaluating {name}", len(rows)) as advance:
             probabilities = predictor.run_all(rows.values, advance)
         said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import GUESSED, Columns, columns_of, open_source, split_of
+from fmx.data import GUESSED, Columns, columns_with, open_source, split_of
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
@@ -71,7 +71,7 @@ def evaluate_package(
     predictor = PackagePredictor.open(folder, variant=variant, device=device)
     manifest = predictor.package.manifest
     seed, group_by = split_of(manifest.run, data, split_seed, group_by)
-    rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns or columns_of(manifest.run, data))
+    rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
     with progress("evaluating", len(rows)) as advance:
         probabilities = predictor.run_all(rows.values, advance)
     facts = {

@@ -129,6 +129,10 @@ class Predictor:
             advance(len(chosen))
         return answers
 
+    def run_golden(self, rows: np.ndarray) -> np.ndarray:
+        """Run golden rows, in the batches in which they are recorded and replayed: [n, *row_shape] to float32 [n, labels]."""
+        return np.concatenate([self.run(rows[start : start + GOLDEN_BATCH]) for start in range(0, len(rows), GOLDEN_BATCH)])
+
     def predict(self, inputs: Sequence[bytes], top_k: int = 5) -> list[dict[str, Any]]:
         """Answer encoded inputs in order, one prediction each. Raises: `InputError` for one that cannot be read."""
         rows = np.stack([self.task.row(data) for data in inputs])
@@ -180,8 +184,7 @@ class PackagePredictor(Predictor):
                 rows, expected = golden["rows"], golden[self.variant.name]
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             raise PackageError(f"{self.package.name} holds no golden rows for {self.variant.name} ({error}).", hint="Export it again.") from error
-        parts = range(0, len(rows), GOLDEN_BATCH)
-        answers = np.concatenate([self.run(rows[start : start + GOLDEN_BATCH]) for start in parts])
+        answers = self.run_golden(rows)
         difference = float(np.abs(answers - expected).max())
         changed = int((answers.argmax(axis=1) != expected.argmax(axis=1)).sum())
         if not difference <= TOLERANCE[self.variant.name] or changed:

@@ -53,9 +53,10 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
     async def embed(request: Request) -> Response:
         served = engine.now()
         if served.predictor.contract.embedding is None:
-            raise UnknownPathError("This model gives no embeddings.", hint="fmx export --embedding makes a package that does.")
+            hint = "Models of images have none." if served.predictor.task.noun == "image" else "fmx export --embedding makes a package that does."
+            raise UnknownPathError("This model gives no embeddings.", hint=hint)
         inputs, _ = await read_inputs(request, served.predictor.task, settings, options=frozenset())
-        answer = await engine.infer(inputs, request.scope["fmx.deadline"], served)
+        answer = await engine.infer(inputs, request.scope["fmx.deadline"], served, predicts=False)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
         predictions = [{"embedding": vector.tolist()} for vector in answer.embeddings]
         response = json_response({"request_id": request.scope["fmx.request_id"], "model": model_of(predictor), "predictions": predictions})

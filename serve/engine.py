@@ -131,13 +131,14 @@ class Engine:
             raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
         return self._served
 
-    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float, served: Served | None = None) -> Answer:
+    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float, served: Served | None = None, *, predicts: bool = True) -> Answer:
         """Answer the inputs of one request, in order.
 
         Args:
             inputs: encoded, or rows of the task's shape, uint8.
             deadline: on `time.monotonic`'s clock.
             served: who is to answer, where the inputs were read for them; a package is served on for a while after a swap.
+            predicts: the labels are asked for, and so counted and watched for drift.
 
         Raises:
             InputError, TooLargeError: an input that cannot be read; the request then has no answer.
@@ -149,7 +150,7 @@ class Engine:
             pending = served.batcher.submit(inputs, deadline)
             answered = await _within(pending.future, deadline)
         probabilities_of, embeddings = np.split(answered.answers, [len(served.predictor.contract.labels)], axis=1)
-        for row, probabilities in zip(answered.rows, probabilities_of, strict=True):
+        for row, probabilities in zip(answered.rows, probabilities_of, strict=True) if predicts else ():
             first = int(probabilities.argmax())
             metrics.predictions_of(served.predictor.contract.labels[first]).inc()
             metrics.confidence.observe(float(probabilities[first]))

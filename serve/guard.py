@@ -34,7 +34,7 @@ from serve.exchange import Exchange, too_long
 from serve.headers import REQUEST_ID, complete
 from serve.logs import ACCESS, RequestContext, request_context, set_up_logs, trace_id_of
 from serve.pages import Pages
-from serve.routes import PAGES, PREDICT, PROBES, READY, RELOAD, SCOPES, UNKNOWN, check_route, open_routes, route_of
+from serve.routes import EMBED, PAGES, PREDICT, PROBES, READY, RELOAD, SCOPES, UNKNOWN, check_route, open_routes, route_of
 from serve.scaling.scaler import Scaler
 from serve.settings import ServeSettings
 from serve.tracing import open_tracer
@@ -222,7 +222,8 @@ def _count_from_zero() -> None:
     for reason in (*SHED.values(), *SHED_BY_LIMITS):
         metrics.shed.labels(reason)
     for status in ("200", "500", "503", "504"):
-        metrics.requests_of(PREDICT, status)
+        for route in (PREDICT, EMBED):
+            metrics.requests_of(route, status)
 
 
 def _header(scope: Scope, name: bytes) -> str:

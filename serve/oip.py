@@ -183,7 +183,7 @@ def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task, 
     elements = count * math.prod(_own_shape(task))
     if raw is None:
         data = tensor.get("data")
-        if task.noun == "pair" and isinstance(data, list) and all(isinstance(item, list) for item in data):
+        if task.noun == "pair" and isinstance(data, list) and all(isinstance(item, list) and len(item) == 2 for item in data):
             data = [text for pair in data for text in pair]
         if not isinstance(data, list) or len(data) != elements or not all(isinstance(item, str) for item in data):
             raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are strings; images in them base64.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fmx
+from examples import told
 from examples.corpora import Said
 from examples.customer_service.desk import Desk
 from examples.customer_service.queries import knowledge, simulate
@@ -21,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """MiniLM reads English as it is; of Chinese it knows few characters, so new ones are learnt, which a frozen model could not."""
 
 
+@told
 def main(arguments: list[str] | None = None) -> None:
     """Run it, print how good the desk is, and answer the questions that are given."""
     parser = argparse.ArgumentParser(prog="python -m examples.customer_service", description=(__doc__ or "").splitlines()[0])
@@ -32,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
+    if not all(question.strip() for question in given.questions):
+        parser.error("a question is empty")
     desk, facts = build(given.folder, given.language, given.precision, given.quantize, given.device)
     replies = desk.reply(given.questions) if given.questions else []
     if given.json:

@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from examples.corpora import Said
 from examples.customer_service.queries import Query
+from fmx.errors import UsageError
 from fmx.predictor import PackagePredictor
 
 NEIGHBOURS = 8
@@ -71,7 +72,7 @@ class Desk:
         """Learn how sure to be, and from which confidence on at least so many of the answers given are right.
 
         Raises:
-            ValueError: no threshold gives answers of that precision.
+            UsageError: no threshold gives answers of that precision.
         """
         found, _, features = self.look_up([query.text for query in queries])
         right = np.array([_is_right(entry, query, self._entries) for entry, query in zip(found, queries, strict=True)])
@@ -80,7 +81,7 @@ class Desk:
         order = np.argsort(-confidence)
         reached = np.flatnonzero(np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= precision)
         if not len(reached):
-            raise ValueError(f"No threshold gives answers of which {precision:.0%} are right.")
+            raise UsageError(f"No threshold gives answers of which {precision:.0%} are right.", hint="Ask for less with --precision.")
         self.threshold = float(confidence[order[reached[-1]]])
 
     def reply(self, texts: Sequence[str]) -> list[Reply]:

@@ -14,17 +14,21 @@ from typing import Any
 import prometheus_client
 
 import fmx
-from examples import corpora
+from examples import corpora, told
 from examples.opinion_monitoring.monitor import Monitor, sentiment_by
 from examples.opinion_monitoring.stream import HOUR, OTHER, TOPICS, Arrival, Review, Surge, simulate, topic_of
 from fmx.cli import output
+from fmx.errors import SurroundingsError
 from fmx.predictor import PackagePredictor
 
 STEP_S = 600.0
 HOURS, PER_HOUR = 30, 60
 PLANTED = Surge("hotel", 24)
+STREAMED, MOST_REVIEWS = 6000, 10_000
+"""Reviews that the stream draws from, and that may be trained on, of 17,410."""
 
 
+@told
 def main(arguments: list[str] | None = None) -> None:
     """Run it, and print a table of the hours about the surge."""
     parser = argparse.ArgumentParser(prog="python -m examples.opinion_monitoring", description=(__doc__ or "").splitlines()[0])
@@ -37,10 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pace", type=float, default=0.0, help="seconds that an hour of the stream takes")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
+    if not 50 <= given.reviews <= MOST_REVIEWS:
+        parser.error(f"--reviews is from 50 to {MOST_REVIEWS}: the stream takes others")
     trained, kept = draw_reviews(given.reviews)
     predictor, facts = build(given.folder, trained, given.epochs, given.quantize, given.device)
     facts["surge"] = {
-        name: dict(replay(predictor, simulate(kept, HOURS, PER_HOUR, surge), given.port if surge else None, given.pace))
+        name: dict(replay(predictor, simulate(kept, HOURS, PER_HOUR, surge), given.port if surge else None, given.pace if surge else 0.0))
         for name, surge in (("planted", PLANTED), ("quiet", None))
     }
     if given.json:
@@ -57,7 +63,7 @@ def draw_reviews(count: int) -> tuple[list[Review], list[Review]]:
     """Draw reviews to train on, and others, of a known topic, to come in the stream."""
     found = [Review(text, sentiment) for text, sentiment in sorted(corpora.reviews().items())]
     random.Random(0).shuffle(found)
-    return found[:count], [review for review in found[count : count + 6000] if topic_of(review.text) != OTHER]
+    return found[:count], [review for review in found[count : count + STREAMED] if topic_of(review.text) != OTHER]
 
 
 def build(folder: Path, reviews: Sequence[Review], epochs: int, quantize: str, device: str) -> tuple[PackagePredictor, dict[str, Any]]:
@@ -77,7 +83,10 @@ def replay(predictor: PackagePredictor, arrivals: Sequence[Arrival], port: int |
     """Let a stream pass by a monitor, and give every topic's surge at each step, by the seconds of the stamps."""
     monitor = Monitor(sentiment_by(predictor))
     if port is not None:
-        prometheus_client.start_http_server(port, addr="127.0.0.1", registry=monitor.registry)
+        try:
+            prometheus_client.start_http_server(port, addr="127.0.0.1", registry=monitor.registry)
+        except OSError as error:
+            raise SurroundingsError(f"Port {port} cannot be opened ({error.strerror}).", hint="Give another with --port.") from error
     done = 0
     for step in range(1, int(HOURS * HOUR / STEP_S) + 1):
         until = done

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import fmx
+from examples import told
 from examples.recommendation.clicks import simulate, write_clicks
 from examples.recommendation.rerank import features_of, fit_reranker, measure, scores_of
 from fmx.cli import output
@@ -23,6 +24,7 @@ NAMES = {
 }
 
 
+@told
 def main(arguments: list[str] | None = None) -> None:
     """Run it, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m examples.recommendation", description=(__doc__ or "").splitlines()[0])

@@ -50,6 +50,7 @@ def simulate(impressions: int, seed: int = 0) -> list[Shown]:
     order = random.permutation(len(items))
     popularity = dict(zip(items, np.exp(random.normal(size=len(items))), strict=True))
     shown: list[Shown] = []
+    seen: set[tuple[str, str]] = set()  # nobody is shown an item twice after the same history, or one row would be both clicked and not
     start = 0
     for split, share in SPLITS.items():
         end = len(items) if split == "test" else start + round(share * len(items))
@@ -58,18 +59,21 @@ def simulate(impressions: int, seed: int = 0) -> list[Shown]:
             by_topic.setdefault(topics[items[place]], []).append(items[place])
         start = end
         for number in range(round(share * impressions)):
-            shown += _impression(f"{split}-{number}", split, by_topic, popularity, random)
+            shown += _impression(f"{split}-{number}", split, by_topic, popularity, random, seen)
     return shown
 
 
-def _impression(name: str, split: str, by_topic: dict[str, list[str]], popularity: dict[str, float], random: np.random.Generator) -> list[Shown]:
+def _impression(
+    name: str, split: str, by_topic: dict[str, list[str]], popularity: dict[str, float], random: np.random.Generator, seen: set[tuple[str, str]]
+) -> list[Shown]:
     topic = str(random.choice(sorted(by_topic)))
     own = random.permutation(by_topic[topic])
     others = random.permutation([text for other, texts in sorted(by_topic.items()) if other != topic for text in texts])
     candidates = [*own[READ : READ + OF_TOPIC], *others[: CANDIDATES - OF_TOPIC]]
     history = JOIN.join(own[:READ])
     rows = []
-    for item in random.permutation(candidates):
+    for item in random.permutation([item for item in candidates if (history, item) not in seen]):
+        seen.add((history, str(item)))
         logit = BASE + FOR_TOPIC * (item in by_topic[topic]) + FOR_POPULARITY * math.log(popularity[item])
         clicked = int(random.random() < 1 / (1 + math.exp(-logit)))
         rows.append(Shown(name, history, str(item), clicked, round(popularity[item], 3), split))

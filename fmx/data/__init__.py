@@ -33,7 +33,20 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
 
-__all__ = ["GUESSED", "NAMED", "PREFIXED", "Columns", "Item", "Source", "columns_of", "open_source", "reopen_source", "split_of", "split_seed_of"]
+__all__ = [
+    "GUESSED",
+    "NAMED",
+    "PREFIXED",
+    "Columns",
+    "Item",
+    "Source",
+    "columns_of",
+    "columns_with",
+    "open_source",
+    "reopen_source",
+    "split_of",
+    "split_seed_of",
+]
 
 
 def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:
@@ -80,6 +93,28 @@ def reopen_source(settings: Mapping[str, Any]) -> Source:
 def columns_of(known: Mapping[str, Any], data: str) -> Columns:
     """Give the columns that a run or package was trained with, from its settings or its manifest, where the data are the same."""
     return Columns(**{name: known.get(f"{name}_column") for name in Columns._fields}) if known.get("data") == data else GUESSED
+
+
+def columns_with(known: Mapping[str, Any], data: str, told: Columns | None, task: str) -> Columns:
+    """Give the columns to measure a run or package with: as told, or else as it was trained with, where the data are the same.
+
+    Args:
+        known: a run's settings, or what a manifest keeps of them.
+        data: to be measured on.
+        told: on the command line.
+        task: of the model.
+
+    Raises:
+        UsageError: columns that the task has no use for, or another query for its own data, whose rows it would deal anew.
+    """
+    told, before = told or GUESSED, columns_of(known, data)
+    unused = [name for name in told._fields if getattr(told, name) and (task not in READ_TEXTS or (name in ("pair", "query") and task != PAIRS))]
+    if unused:
+        raise UsageError(f"--{unused[0]}-column does nothing for {task}.", hint="Leave it out.")
+    if told.query and told.query != before.query and known.get("data") == data:
+        hint = "Leave it out, or train with it: rows of one query stay in one split, so training rows would become test rows."
+        raise UsageError(f"{data} was split without --query-column {told.query}.", hint=hint)
+    return Columns(*(new or old for new, old in zip(told, before, strict=True)))
 
 
 def split_of(known: Mapping[str, Any], data: str, seed: int | None = None, group_by: str | None = None) -> tuple[int, str | None]:

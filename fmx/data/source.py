@@ -35,7 +35,7 @@ class Item:
     likeness: bytes | None = None
     """Rows of one likeness, such as texts that differ in case alone, never get into different splits either."""
     query: str | None = None
-    """Rows of one query are candidates that are ranked against each other."""
+    """Rows of one query are candidates that are ranked against each other; they never get into different splits."""
 
 
 @dataclass(frozen=True)

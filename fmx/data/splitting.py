@@ -64,7 +64,7 @@ def find_clusters(items: list[Item]) -> np.ndarray:
         return index
 
     for index, (item, digest) in enumerate(zip(items, _digests_of_twins(items), strict=True)):
-        for key in (item.group, digest, item.likeness and ("like", item.likeness)):
+        for key in (item.group, digest, item.likeness and ("like", item.likeness), item.query and ("query", item.query)):
             if key is not None:
                 low, high = sorted((root(index), root(first.setdefault(key, index))))
                 parent[high] = low

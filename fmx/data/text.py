@@ -110,10 +110,11 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
     Args:
         spec: the path of a `.csv`, `.tsv`, `.jsonl` or `.parquet` file or of a folder with such a file a split, or `hf:NAME_OR_PATH[:CONFIG]`.
         seed: of the split, where the data have none.
-        group_by: the column that holds the group; default `group` where there is one, or what holds the query.
+        group_by: the column that holds the group; default `group` where there is one.
         columns: a text's that is not told is the first of `TEXT_COLUMNS` that is there, or of two unknown columns the one with longer values; a
-            pair's are the first two of `PAIR_COLUMNS` that are both there, or the only two that are left, in their order; a label's is the first
-            of `LABEL_COLUMNS`, or the only one that is left; a query's the first of `QUERY_COLUMNS`, if there is one.
+            pair's are the first two of `PAIR_COLUMNS` that are both there, or the only two that are left and are no ids, in their order; a label's
+            is the first of `LABEL_COLUMNS`, of pairs rather one of `RELEVANCE_COLUMNS`, or the only one that is left; a query's the first of
+            `QUERY_COLUMNS`, if there is one.
         in_pairs: a row has two texts.
 
     Returns:
@@ -134,7 +135,7 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
     _check_found(spec, found, in_pairs)
     labels = sort_classes(train.classes.get(chosen.label), (label for label, _ in found.rows["train"]))
     given = label_items({split: found.rows[split] for split in SPLITS if split in found.rows}, labels, spec)
-    notes += [*_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, labels, in_pairs)]
+    notes += [*_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, labels, in_pairs), *_torn_queries(given)]
     return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
 
 
@@ -213,11 +214,11 @@ def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: 
     _check_columns(part, [name for name in (*told, group_by) if name], in_pairs)
     columns = part.table.columns
     split = _find([name for name in columns if name not in told], ("split",))
-    query = told.query or (_find(columns, QUERY_COLUMNS) if in_pairs else None)
-    group = group_by or _find([name for name in columns if name not in told], ("group",)) or query
-    set_apart = {split, group_by or _find(columns, ("group",)), query if told.query is None else None} - {told.text, told.pair, told.label}
+    query = (told.query or _find(columns, QUERY_COLUMNS)) if in_pairs else None
+    group = group_by or _find([name for name in columns if name not in told], ("group",))
+    set_apart = {split, group, query} - {told.text, told.pair, told.label}
     free = [name for name in columns if name not in set_apart]
-    texts, label = (_guess_pair if in_pairs else _guess_text)(part, free, told)
+    texts, label = _guess_pair(columns, free, told) if in_pairs else _guess_text(part, free, told)
     if len(texts) < (2 if in_pairs else 1) or not label:
         wanted = "two texts" if in_pairs else "a text"
         lacks = " and ".join(what for what, is_there in ((wanted, len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
@@ -242,19 +243,36 @@ def _guess_text(part: _Part, columns: list[str], told: Columns) -> tuple[tuple[s
     return (text,) if text else (), label
 
 
-def _guess_pair(part: _Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
-    """Choose the columns of both texts and the label: what is told, the first two that are known to go together, or what is left."""
-    label = told.label or _find([name for name in columns if name not in told], (*LABEL_COLUMNS, *RELEVANCE_COLUMNS))
-    free = [name for name in columns if name != label]
+def _guess_pair(columns: list[str], free: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
+    """Choose the columns of both texts and the label: what is told, the first two that are known to go together, or what is left.
+
+    Args:
+        columns: all; a text may name the query or the group too.
+        free: those that are nothing else, in their order.
+        told: by name.
+    """
+    label = told.label or _find([name for name in columns if name not in told], (*LABEL_COLUMNS[:2], *RELEVANCE_COLUMNS, *LABEL_COLUMNS))
     for names in PAIR_COLUMNS:
-        known = _find(free, names[:1]), _find(free, names[1:])
-        if None not in known and told.text in (None, known[0]) and told.pair in (None, known[1]):
-            return tuple(filter(None, known)), label
+        known = _find(columns, names[:1]), _find(columns, names[1:])
+        if None not in known and label not in known and told.text in (None, known[0]) and told.pair in (None, known[1]):
+            texts = tuple(filter(None, known))
+            return texts, label or _only([name for name in free if name not in texts])
     given = [told.text, told.pair]
-    left = [name for name in free if name not in (*given, told.query)]
+    left = [name for name in free if name not in (*given, label) and not _is_id(name)]
     if len(left) == given.count(None):
         given = [name or left.pop(0) for name in given]
-    return tuple(filter(None, given)), label
+    texts = tuple(filter(None, given))
+    return texts, label or _only([name for name in free if name not in texts])
+
+
+def _only(names: list[str]) -> str | None:
+    """Return the one name that there is."""
+    return names[0] if len(names) == 1 else None
+
+
+def _is_id(name: str) -> bool:
+    """Say whether a column is called like a number of rows, which no text is."""
+    return name.lower() in ("id", "index", "uid", "guid") or name.lower().endswith("_id")
 
 
 def _find(columns: list[str], wanted: Iterable[str]) -> str | None:
@@ -372,6 +390,17 @@ def _column_notes(part: _Part, columns: _Chosen, told: Columns) -> list[str]:
         taken.append(f"Rows with the same {columns.query} are candidates of one query.")
     unused = [name for name in part.table.columns if name not in columns.used()]
     return taken + ([f"Columns not used: {', '.join(unused)}."] if unused else [])
+
+
+def _torn_queries(given: dict[str, list[Item]]) -> list[str]:
+    """Say which queries the data themselves put into several splits: each part is ranked by itself, which is easier."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for split, items in given.items():
+        for item in items:
+            if item.query is not None:
+                splits[item.query].add(split)
+    torn = [query for query, found in splits.items() if len(found) > 1]
+    return [f"{len(torn)} of {len(splits)} queries are in more than one split; each part is ranked by itself."] if torn else []
 
 
 def _row_notes(found: _Found, labels: tuple[str, ...], in_pairs: bool) -> list[str]:

@@ -15,7 +15,7 @@ from fmx.texts import TOKENIZER_FILE, open_tokenizer
 TEXT_TASKS: dict[str, type[TextClassification]] = {TextClassification.name: TextClassification, TextPair.name: TextPair}
 TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {ImageClassification.name: ImageClassification, **TEXT_TASKS}
 
-__all__ = ["TASKS", "TEXT_TASKS", "ImageClassification", "Task", "TextClassification", "TextPair", "open_task", "require_images"]
+__all__ = ["TASKS", "TEXT_TASKS", "ImageClassification", "Task", "TextClassification", "TextPair", "open_task", "require_images", "require_texts"]
 
 
 def open_task(name: str, labels: tuple[str, ...], spec: ImageInput | TextInput, folder: Path | None = None) -> Task:
@@ -44,4 +44,11 @@ def require_images(spec: ImageInput | TextInput, what: str) -> ImageInput:
     """Give an image model's input contract. Raises: `UsageError`: `what` is asked of a model that reads something else."""
     if not isinstance(spec, ImageInput):
         raise UsageError(f"{what} is for models of images; this one reads texts.", hint="Leave it out, or name a model of images.")
+    return spec
+
+
+def require_texts(spec: ImageInput | TextInput, what: str) -> TextInput:
+    """Give a text model's input contract. Raises: `UsageError`: `what` is asked of a model that reads something else."""
+    if not isinstance(spec, TextInput):
+        raise UsageError(f"{what} is for models of texts; this one reads images.", hint="Leave it out, or name a model of texts.")
     return spec

@@ -110,7 +110,10 @@ def _callers(task: str) -> dict[str, Described]:
     predict = _operation("prediction", f"Predict labels for {noun}s", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
     embed = _operation("prediction", f"Embed {noun}s", _answers("Embeddings"), *OF_ANY_CALLER, *OF_A_BODY, 404)
     plain = {kind: {"schema": FILE} for kind in TASKS[task].content_types}
-    to_embed = {"required": True, "content": {**plain, "application/json": {"schema": ref("ToEmbed")}}}
+    to_embed = {
+        "required": True,
+        "content": {**plain, "application/json": {"schema": ref("ToEmbed"), **({} if noun == "image" else {"example": EMBEDDED[noun]})}},
+    }
     of_embedding = "A vector of length 1 for each, in their order; 404 where the package was exported without --embedding."
     load = _operation("prediction", "Offered load, capacity, and how many replicas that wants", _answers("Load"), *OF_ANY_CALLER)
     client = _operation("prediction", "What BentoML's clients read first", _answers("ClientSchema"), *OF_ANY_CALLER)
@@ -127,6 +130,7 @@ def _callers(task: str) -> dict[str, Described]:
 
 
 PAIR = ["where is my order?", "Your parcel is on its way."]
+EMBEDDED: dict[str, Described] = {"text": {"text": PAIR[0]}, "pair": {"pair": PAIR}}
 
 
 def _bodies(task: str) -> tuple[dict[str, Described], str]:

@@ -36,7 +36,6 @@ NO_TEXT = "1 2 3"
 """Sent where no golden row says anything: all of them are unknown to the tokenizer."""
 CONTENT_TYPES = {
     ".txt": "text/plain",
-    ".json": "application/json",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".png": "image/png",
@@ -78,7 +77,7 @@ def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
     spec = package.manifest.input
     if isinstance(spec, TextInput):
         tokenizer = open_tokenizer(package.folder / TOKENIZER_FILE, spec.tokenizer_sha256)
-        inputs = [texts for texts in (_texts_in(row.tolist(), tokenizer) for row in rows) if len(texts) == spec.texts]
+        inputs = [texts for texts in (_texts_in(row.tolist(), tokenizer, spec) for row in rows) if len(texts) == spec.texts]
         if spec.texts == 2:
             return [(json.dumps({"pair": pair}).encode(), "application/json") for pair in inputs or [[NO_TEXT, NO_TEXT]]]
         return [(text.encode(), "text/plain") for (text,) in inputs or [[NO_TEXT]]]
@@ -90,9 +89,9 @@ def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
     return bodies
 
 
-def _texts_in(ids: list[int], tokenizer: Tokenizer) -> list[str]:
-    """Read a row's texts from its tokens: they lie between those that are special, of which padding is one."""
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+def _texts_in(ids: list[int], tokenizer: Tokenizer, spec: TextInput) -> list[str]:
+    """Read a row's texts from its tokens: they lie between those that are special, or padding; what is unknown is left out."""
+    special = ({i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special} | {spec.pad_id}) - {spec.unknown_id}
     runs = [tokenizer.decode(list(run)).strip() for is_special, run in itertools.groupby(ids, special.__contains__) if not is_special]
     return [text for text in runs if text]
 

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from examples.customer_service import __main__ as desk
+from examples.opinion_monitoring import __main__ as opinions
 from examples.opinion_monitoring.__main__ import HOURS, PLANTED, STEP_S, draw_reviews, main
 from examples.opinion_monitoring.monitor import LEAST_TEXTS, Monitor, surge_of
 from examples.opinion_monitoring.stream import HOUR, TOPICS, Arrival, simulate, topic_of
+from examples.recommendation import __main__ as shop
 
 RULES = Path(__file__).parents[2] / "examples" / "opinion_monitoring" / "rules.yml"
 
@@ -55,6 +58,21 @@ def test_stream_has_the_surge_that_was_planted_and_no_text_that_was_trained_on()
     during = PLANTED.hour, PLANTED.hour + PLANTED.hours
     assert share(*during, PLANTED.topic) > 0.85
     assert share(*during, "book") < 0.5 > share(0, PLANTED.hour, PLANTED.topic)
+
+
+@pytest.mark.parametrize(("module", "arguments"), [(opinions, ["--reviews", "20000"]), (desk, [" "])])
+def test_what_cannot_be_is_told_before_the_training(module: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(arguments)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_errors_are_told_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        shop.main(["--folder", str(tmp_path / "shop"), "--impressions", "5", "--device", "cpu"])
+    assert ended.value.code == 3
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

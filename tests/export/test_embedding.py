@@ -102,6 +102,8 @@ def test_graph_that_embeds_otherwise_is_refused(text_run: Run, tmp_path: Path, m
 def test_images_have_no_embedding(light_run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--embedding is for models of texts"):
         export_package(light_run.folder, out=tmp_path / "packages", embedding=True)
+    with pytest.raises(UsageError, match="--embedding is for models of texts"):
+        planned_stages(light_run.folder, embedding=True)
     rows = read_splits(reopen_source(light_run.info.settings), task_of(light_run))["test"]
     with pytest.raises(ModelError, match="no embeddings"):
         eager_embeddings(restore_network(light_run), rows)

@@ -366,7 +366,7 @@ def test_attack_stays_within_its_ball_and_raises_the_loss(tiny_encoder: Path) ->
     plain = embeddings(ids).detach()
     for steps in (1, 3):
         given.clear()
-        attack = EmbeddingAttack(embeddings, loss, 0.5, steps)
+        attack = EmbeddingAttack(loss, 0.5, steps)
         total = attack(body, ids, targets, torch.Generator())
         assert len(given) == steps + 1
         assert given[-1] > given[0]
@@ -375,6 +375,17 @@ def test_attack_stays_within_its_ball_and_raises_the_loss(tiny_encoder: Path) ->
         assert embeddings.weight.grad is not None
         embeddings.weight.grad = None
     assert torch.equal(embeddings(ids), plain)  # nothing is left behind
+
+
+def test_attack_finds_the_embeddings_of_a_copy(text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    """A range test trains a copy of the network."""
+    run = train(text_table, tiny_encoder, tmp_path / "runs", method="finetune", epochs=1, adversarial="fgm", lr="auto")
+    assert run.info.metrics["range_test"]
+
+
+def test_run_from_before_texts_could_be_attacked_is_repeated() -> None:
+    before = {"task": TASK, "data": "x.csv", "adversarial": "none", "adversarial_eps": 4.0, "adversarial_steps": 3}
+    assert check_settings(before).adversarial == "none"
 
 
 def test_ball_is_of_the_whole_row() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fmx.data import Columns, Source, open_source
+from fmx.data import Columns, Source, columns_with, open_source
 from fmx.data.check import check_texts
-from fmx.errors import DataError
+from fmx.errors import DataError, UsageError
 from fmx.pairs import joined, shown, texts_of
 
 TASK = "text-pair"
@@ -47,6 +47,9 @@ def test_bytes_of_a_pair_are_taken_apart_again() -> None:
         (("headline", "body", "label"), Columns(text="body"), ("body", "headline")),
         (("headline", "body", "label"), Columns(pair="headline"), ("body", "headline")),
         (("query", "title", "passage", "label"), Columns(pair="title"), ("query", "title")),
+        (("question", "answer", "verdict"), Columns(), ("question", "answer")),
+        (("id", "left", "right", "label"), Columns(), ("left", "right")),
+        (("doc_id", "history", "item", "category", "clicked"), Columns(), ("history", "item")),
     ],
 )
 def test_columns_are_guessed_or_told(columns: tuple[str, ...], told: Columns, expected: tuple[str, str], tmp_path: Path) -> None:
@@ -62,6 +65,7 @@ def test_columns_are_guessed_or_told(columns: tuple[str, ...], told: Columns, ex
         (("text", "label"), Columns(), "known to hold two texts"),
         (("a", "b", "c", "label"), Columns(), "known to hold two texts; its columns: a, b, c, label"),
         (("question", "answer"), Columns(), "known to hold a label"),
+        (("id", "question", "label"), Columns(), "known to hold two texts"),
         (("question", "answer", "label"), Columns(pair="question", text="question"), "cannot be both texts of a pair"),
         (("question", "answer", "label"), Columns(pair="label"), "label"),
         (("question", "answer", "label"), Columns(pair="anser"), "no column 'anser'"),
@@ -81,10 +85,49 @@ def test_candidates_of_a_query_stay_in_one_split(tmp_path: Path) -> None:
     for split, items in source.splits.items():
         for item in items:
             found[item.query].add(split)
-            assert item.group == item.query
     assert len(found) == 8
     assert all(len(splits) == 1 for splits in found.values())
     assert any("same qid are candidates" in note for note in source.notes)
+
+
+def test_text_may_be_the_group(tmp_path: Path) -> None:
+    rows = [row | {"question_id": str(i)} for i, row in enumerate(rows_of())]
+    source = open_source(write(tmp_path / "rows.jsonl", rows), task=TASK, group_by="question")
+    assert pairs_in(source) == {(row["question"], row["answer"]) for row in rows}
+    assert {item.group for items in source.splits.values() for item in items} == {row["question"] for row in rows}
+
+
+def test_queries_stay_whole_beside_groups(tmp_path: Path) -> None:
+    rows = [row | {"qid": f"q{i // 6}", "group": f"g{i % 12}"} for i, row in enumerate(rows_of() * 4)]
+    rows = [row | {"answer": f"{row['answer']} {i}", "group": f"g{i // 12}"} for i, row in enumerate(rows)]
+    found: dict[str | None, set[str]] = defaultdict(set)
+    source = open_source(write(tmp_path / "rows.jsonl", rows), task=TASK)
+    for split, items in source.splits.items():
+        for item in items:
+            found[item.query].add(split)
+            found[item.group].add(split)
+    assert all(len(splits) == 1 for splits in found.values())
+
+
+def test_query_that_the_data_tear_is_told(tmp_path: Path) -> None:
+    rows = [row | {"qid": "same", "split": split, "answer": f"{row['answer']} {split}"} for split in ("train", "val", "test") for row in rows_of()]
+    source = open_source(write(tmp_path / "rows.jsonl", rows), task=TASK)
+    assert "1 of 1 queries are in more than one split; each part is ranked by itself." in source.notes
+
+
+def test_columns_are_told_one_by_one_or_as_trained() -> None:
+    known = {"data": "x.csv", "text_column": "title", "pair_column": "reply", "label_column": "clicked", "query_column": "qid"}
+    assert columns_with(known, "x.csv", Columns(label="bought"), TASK) == Columns("title", "bought", "reply", "qid")
+    assert columns_with(known, "x.csv", None, TASK) == Columns("title", "clicked", "reply", "qid")
+    assert columns_with(known, "y.csv", Columns(query="other"), TASK) == Columns(query="other")
+    for told, data, task, said in (
+        (Columns(query="other"), "x.csv", TASK, "was split without --query-column other"),
+        (Columns(query="other"), "y.csv", "text-classification", "--query-column does nothing"),
+        (Columns(pair="other"), "y.csv", "text-classification", "--pair-column does nothing"),
+        (Columns(text="other"), "digits", "image-classification", "--text-column does nothing"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            columns_with(known, data, told, task)
 
 
 def test_text_itself_may_name_the_query(tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_what_cannot_be_embedded_gets_a_clear_answer(service: Service, content: 
     assert "top_k" not in error_of(ask(service, content, kind, query), status, code)["hint"]
 
 
+def test_embedding_is_no_prediction(service: Service) -> None:
+    def counted() -> list[str]:
+        return [
+            line
+            for line in service.request("GET", "/metrics").text.splitlines()
+            if line.startswith(("fmx_predictions_total", "fmx_confidence_count"))
+        ]
+
+    before = counted()
+    assert ask(service, {"texts": TEXTS}).status_code == 200
+    assert counted() == before
+
+
 def test_embedding_wants_a_key(service: Service) -> None:
     error_of(ask(service, {"text": "late"}, key="fmx_00000000_wrong"), 401, "unauthorised")
 
@@ -83,7 +96,7 @@ def test_package_without_one_says_so(text_package: Package, light_package: Packa
         with configured(package, tmp_path / str(number)) as key:
             service = Service(key)
             error = error_of(ask(service, {"text": "late"}), 404, "not_found")
-            assert "--embedding" in error["hint"]
+            assert ("--embedding" in error["hint"]) == (package is text_package)
             service.close()
 
 

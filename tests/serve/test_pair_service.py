@@ -138,6 +138,8 @@ def test_protocol_gives_the_predictors_answer(service: Service, predictor: Packa
         (tensor([1, 3], ["late", "card", "a"], name="pair"), b"", 422),
         (tensor([1, 2], ["late"], name="pair"), b"", 422),
         (tensor([1, 2], [["late"]], name="pair"), b"", 422),
+        (tensor([2, 2], [["a", "b", "c"], ["d"]], name="pair"), b"", 422),
+        (tensor([2, 2], [["a", "b"], "c", "d"], name="pair"), b"", 422),
         (tensor([1, 2], ["late", 3], name="pair"), b"", 422),
         (tensor([1, 2], ["late", "card"], name="text"), b"", 422),
         (tensor([1, 2], ["late", ""], name="pair"), b"", 400),

@@ -30,6 +30,7 @@ from serve import metrics
 from serve.access.keys import create_key
 from serve.drift import DriftMonitor, read_reference
 from serve.lanes import open_lanes
+from serve.scaling.capacity import golden_bodies
 from serve.settings import ServeSettings
 from tests.e2e.conftest import eventually
 from tests.serve.listening import configured
@@ -594,3 +595,14 @@ def test_text_is_not_read_past_its_deadline_or_twice(service: Service, monkeypat
     ask(service, {"texts": TEXTS[:4] * 10})
     assert sorted(seen) == sorted(text.encode() for text in TEXTS[:4])
     assert isinstance(engine_of(service)._served.predictor.task.decode.__self__, TextReader)
+
+
+def test_golden_rows_become_texts_again_without_what_is_unknown(text_package: Package, predictor: PackagePredictor, tmp_path: Path) -> None:
+    bodies = golden_bodies(text_package)
+    assert len(bodies) == 8
+    assert {kind for _, kind in bodies} == {"text/plain"}
+    copy = Path(shutil.copytree(text_package.folder, tmp_path / "copy"))
+    row = predictor.task.row("late 🎉 my card".encode())
+    assert (row == text_package.manifest.input.unknown_id).any()  # type: ignore[union-attr]
+    np.savez(copy / "golden.npz", rows=row[None])
+    assert golden_bodies(Package(copy, text_package.manifest, "")) == [(b"late my card", "text/plain")]
