@@ -361,8 +361,8 @@ def test_exporter_that_computes_something_else_is_left_for_the_other_pytorch_169
     from export import float_graph
     from export.exporter import export_body as draw
 
-    def wrong(network: Any, spec: Any, opset: int, exporter: str) -> onnx.ModelProto:
-        body = draw(network, spec, opset, exporter)  # type: ignore[arg-type]
+    def wrong(network: Any, spec: Any, opset: int, exporter: str, **options: Any) -> onnx.ModelProto:
+        body = draw(network, spec, opset, exporter, **options)  # type: ignore[arg-type]
         if exporter == "dynamo":
             tensor = next(tensor for tensor in body.graph.initializer if len(tensor.dims) == 4)
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1].copy(), tensor.name))
