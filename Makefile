@@ -19,8 +19,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## the three commands, then one real request
 	$(BIN)/python tools/demo.py
 
-test: install ## two files of tests at once, each on one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not every_model"
+test: install ## two files of tests at once, each on one thread; then those of whole servers, which take their time, by themselves
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not every_model" --ignore tests/e2e
+	$(BIN)/python -m pytest tests/e2e
 
 test-all: install
 	$(BIN)/python -m pytest
