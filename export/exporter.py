@@ -44,15 +44,14 @@ def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = 
     Raises:
         ExportError: torch cannot export the model, wrote another opset than asked, or lost the dynamic batch.
     """
-    body: torch.nn.Module = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
-    outputs = [LOGITS]
-    if embedding is not None and isinstance(body, TextBody):
-        body, outputs = EmbeddingBody(body).eval(), [LOGITS, embedding]
+    body = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
+    exported: torch.nn.Module = EmbeddingBody(body).eval() if embedding is not None and isinstance(body, TextBody) else body
+    outputs = [LOGITS, *([embedding] if embedding is not None else [])]
     axes = {0: BATCH} if isinstance(spec, ImageInput) else {0: BATCH, 1: SEQUENCE}
     through = _through_dynamo if exporter == "dynamo" else _through_torchscript
     try:
         with _quiet_exporter(), torch.no_grad(), _plain_attention(body):
-            raw = through(body, network.rows.example(), input_of(spec), outputs, axes, opset)
+            raw = through(exported, network.rows.example(), input_of(spec), outputs, axes, opset)
     except Exception as error:  # the exporters wrap whatever their passes raise
         raise ExportError(f"torch.onnx cannot export this model: {first_line(error)}", hint="fmx --debug export shows where.") from error
     model = onnx.load_from_string(raw)

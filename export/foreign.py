@@ -215,7 +215,7 @@ def _write(
     with new_package(target, force=settings.force) as folder, disk_errors("writing the package"):
         path = folder / f"model.{variant_name}.onnx"
         storage.write_bytes(path, model.SerializeToString(deterministic=True))
-        expected = Predictor(path, contract, threads=host.usable_cpus()).run(golden)
+        expected = Predictor(path, contract, threads=host.usable_cpus()).run_golden(golden)
         np.savez(folder / "golden.npz", allow_pickle=False, rows=golden, **{variant_name: expected})
         if evaluated is not None:
             reference = reference_statistics(open_task(contract.task, contract.labels, contract.input), *evaluated)

@@ -20,7 +20,7 @@ from finetune.text_models import Extension
 from finetune.world import World
 from fmx import storage
 from fmx.contract import ImageInput, Input, TextInput
-from fmx.data import Columns, Source, reopen_source
+from fmx.data import Source, columns_of, reopen_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError, UsageError
@@ -93,8 +93,6 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     spec = built.network.spec
     rows = read_splits(source, _task(settings, source.labels, built))
     _describe(source, rows, spec, say)
-    if any(item.query for item in rows["test"].items) and relevance_of(source.labels) is None:
-        say("The labels have no order, so that the candidates of a query are not ranked: whole numbers would have one, or yes and no.")
     _check_rows(settings, rows, source, say)
     place = folder()
     pinned = {"model": _pinned(settings.model, CONTINUED), "teacher": settings.teacher and _pinned(settings.teacher)}
@@ -178,6 +176,8 @@ def _describe(source: Source, rows: dict[str, Rows], spec: Input, say: Say) -> N
     counts = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in rows.items())
     size = f"{spec.width} x {spec.height} pixels" if isinstance(spec, ImageInput) else f"up to {spec.max_length} tokens"
     say(f"{source.name}: {len(source.labels)} classes, {counts} rows of {size}" + (f"; {len(skipped)} inputs skipped." if skipped else "."))
+    if any(item.query for item in rows["test"].items) and relevance_of(source.labels) is None:
+        say("The labels have no order, so that the candidates of a query are not ranked: whole numbers would have one, or yes and no.")
 
 
 def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, say: Say) -> None:
@@ -200,10 +200,9 @@ def _check_rows(settings: TrainSettings, rows: dict[str, Rows], source: Source, 
 
 def _options_of_data(settings: TrainSettings) -> str:
     """Write the options that `fmx data check` needs to see the same rows, each with a space before it."""
-    told = Columns(**{name: getattr(settings, f"{name}_column") for name in Columns._fields}).options()
-    options = {**({"--group-by": settings.group_by} if settings.group_by else {}), **told}
+    options = {"--group-by": settings.group_by, **columns_of(settings.model_dump(), settings.data).options()}
     task = f" --task {settings.task}" if settings.task != IMAGES else ""
-    return task + "".join(f" {name} '{value}'" for name, value in options.items())
+    return task + "".join(f" {name} '{value}'" for name, value in options.items() if value)
 
 
 def base_key(network: Network, spec: Input) -> str:

@@ -49,7 +49,11 @@ class TextBody(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Encode and classify."""
-        logits: Tensor = self.classifier(self.head_drop(self.mean(ids)))
+        return self.classify(self.mean(ids))
+
+    def classify(self, mean: Tensor) -> Tensor:
+        """Give logits float32 [n, classes] for means."""
+        logits: Tensor = self.classifier(self.head_drop(mean))
         return logits
 
     def mean(self, ids: Tensor) -> Tensor:
@@ -68,12 +72,11 @@ class EmbeddingBody(nn.Module):
     def __init__(self, body: TextBody) -> None:
         super().__init__()
         self.body = body
-        self.encoder = body.encoder  # where the exporter looks for it
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Encode once, classify, and bring the mean to length 1."""
         mean = self.body.mean(ids)
-        return self.body.classifier(self.body.head_drop(mean)), functional.normalize(mean, dim=1)
+        return self.body.classify(mean), functional.normalize(mean, dim=1)
 
 
 def segments_of(ids: Tensor, separator_id: int) -> Tensor:

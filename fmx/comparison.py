@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fmx import statistics
-from fmx.data import Columns, columns_with, split_of
+from fmx.data import GUESSED, Columns, columns_with, split_of
 from fmx.errors import DataError
 from fmx.evaluation import labelled_rows
 from fmx.predictor import PackagePredictor
@@ -41,7 +41,7 @@ class Compared:
 
 
 def compare_packages(
-    old: Path, new: Path, data: str, limits: Limits, *, variant: str | None = None, device: str = "auto", columns: Columns | None = None
+    old: Path, new: Path, data: str, limits: Limits, *, variant: str | None = None, device: str = "auto", columns: Columns = GUESSED
 ) -> Compared:
     """Compare two packages, each on the variant that this host would serve.
 

@@ -51,7 +51,7 @@ def evaluate_package(
     variant: str | None = None,
     split_seed: int | None = None,
     group_by: str | None = None,
-    columns: Columns | None = None,
+    columns: Columns = GUESSED,
     device: str = "auto",
 ) -> Evaluation:
     """Measure a package on the test rows of a source; labels are matched by name, never by position.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fmx import runtime
-from fmx.contract import ImageInput, ModelContract, Variant
+from fmx.contract import EmbeddingOutput, ImageInput, ModelContract, Variant
 from fmx.errors import PackageError
 from fmx.gpu import GpuRunner
 from fmx.host import usable_cpus
@@ -95,10 +95,14 @@ class Predictor:
         """Run one batch for everything: float32 [n, labels + width], the probabilities before the embedding; [n, labels] where there is none."""
         return self.run(rows) if self.contract.embedding is None else np.concatenate(self._with_embeddings(rows), axis=1)
 
-    def _with_embeddings(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        wanted = self.contract.embedding
-        if wanted is None:
+    @property
+    def _embedding(self) -> EmbeddingOutput:
+        if self.contract.embedding is None:
             raise PackageError("This package gives no embeddings.", hint="Export its run again with --embedding.")
+        return self.contract.embedding
+
+    def _with_embeddings(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = self._embedding
         answers, vectors = self._session.run([self.contract.output.name, wanted.name], {self.task.input_name: self.task.feed(rows)})
         if answers.shape != (len(rows), len(self.contract.labels)) or vectors.shape != (len(rows), wanted.width):
             raise AnswerCountError(len(rows), answers.shape)
@@ -115,17 +119,21 @@ class Predictor:
 
     def embed_all(self, rows: np.ndarray) -> np.ndarray:
         """Embed any number of rows in batches: [n, *row_shape] to float32 [n, width]."""
-        order = self.task.order(rows)
-        parts = [self.embed_rows(rows[order[start : start + EVALUATION_BATCH]]) for start in range(0, len(rows), EVALUATION_BATCH)]
-        return np.asarray(np.concatenate(parts)[np.argsort(order)])
+        return self._in_batches(self.embed_rows, self._embedding.width, rows)
 
     def run_all(self, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Run any number of rows in batches: [n, *row_shape] to float32 [n, labels]."""
-        answers = np.empty((len(rows), len(self.contract.labels)), dtype=np.float32)
+        return self._in_batches(self.run, len(self.contract.labels), rows, advance)
+
+    def _in_batches(
+        self, run: Callable[[np.ndarray], np.ndarray], width: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None
+    ) -> np.ndarray:
+        """Run rows in the order that is fastest: [n, *row_shape] to float32 [n, width], in theirs."""
+        answers = np.empty((len(rows), width), dtype=np.float32)
         order = self.task.order(rows)
         for start in range(0, len(rows), EVALUATION_BATCH):
             chosen = order[start : start + EVALUATION_BATCH]
-            answers[chosen] = self.run(rows[chosen])
+            answers[chosen] = run(rows[chosen])
             advance(len(chosen))
         return answers
 
@@ -169,6 +177,11 @@ class PackagePredictor(Predictor):
         package = load_package(folder)
         device = runtime.choose_device(device)
         return cls(package, package.variant(variant, device), threads=threads or usable_cpus(), device=device, spinning=spinning)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name, version and variant: who answers."""
+        return {"name": self.package.name, "version": self.package.manifest.version, "variant": self.variant.name}
 
     def replay_golden_rows(self) -> float:
         """Run the package's golden rows and compare with the answers recorded at export.

@@ -7,6 +7,7 @@ package, so a text means the same everywhere. Padding is at the end of every row
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from fmx.errors import InputError, PackageError, TooLargeError, first_line, miss
 from fmx.pairs import BETWEEN
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 MAX_LENGTH = 128
@@ -81,6 +82,17 @@ def tokenizer_of(serialised: bytes, name: str) -> Tokenizer:
     return tokenizer
 
 
+def reserved_ids(tokenizer: Tokenizer, spec: TextInput) -> set[int]:
+    """Give the ids that stand around texts and never in one: padding, and what is special, but for what is unknown."""
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return {*special, spec.pad_id} - {spec.unknown_id}
+
+
+def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoding:
+    """Tokenise the texts of one row, one or two."""
+    return tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None)
+
+
 class TextReader:
     """Turns texts, or pairs of them, into rows int32 [max_length]. Safe to call from several threads at once."""
 
@@ -92,8 +104,7 @@ class TextReader:
         self._reserved: set[int] = set()
         if tokenizer is not None:
             tokenizer.enable_truncation(spec.max_length)
-            special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-            self._reserved = (special | {spec.pad_id}) - {spec.unknown_id}
+            self._reserved = reserved_ids(tokenizer, spec)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -132,7 +143,7 @@ class TextReader:
 
     def _ids_of(self, tokenizer: Tokenizer, texts: list[str]) -> list[int]:
         """Tokenise. A piece of a text that spells a special token is unknown: XLM-R and DeBERTa keep theirs among the pieces of texts."""
-        encoding = tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None)
+        encoding = encoded(tokenizer, texts)
         told = zip(encoding.ids, encoding.special_tokens_mask, encoding.sequence_ids, strict=True)
         read = [(i if is_around or i not in self._reserved else self.spec.unknown_id, place) for i, is_around, place in told]
         kept = [(i, place) for i, place in read if i is not None]

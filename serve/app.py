@@ -25,7 +25,7 @@ from serve.answers import error_response, json_response
 from serve.audit import digest
 from serve.client_schema import client_endpoint
 from serve.crew import Crew
-from serve.engine import Engine
+from serve.engine import Answer, Engine
 from serve.errors import RefusedError, UnknownPathError
 from serve.inputs import LARGE_BODY_BYTES, parsed, read_direction, read_inputs
 from serve.routes import AUTOSCALE, CLIENT_SCHEMA, EMBED, PREDICT, RELOAD, V2_MODEL
@@ -43,23 +43,21 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         served = engine.now()  # who the inputs were read for answers them, whatever is swapped meanwhile
         inputs, top_k = await read_inputs(request, served.predictor.task, settings)
         answer = await engine.infer(inputs, request.scope["fmx.deadline"], served)
-        predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
-        predictions = [predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
-        response = json_response({"request_id": request.scope["fmx.request_id"], "model": model_of(predictor), "predictions": predictions})
-        if settings.audit_file is not None:
-            request.scope["fmx.audit"] = await audited(predictor, inputs, response)
-        return response
+        predictions = [answer.predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
+        return await written(request, answer, inputs, predictions)
 
     async def embed(request: Request) -> Response:
         served = engine.now()
         if served.predictor.contract.embedding is None:
             hint = "Models of images have none." if served.predictor.task.noun == "image" else "fmx export --embedding makes a package that does."
             raise UnknownPathError("This model gives no embeddings.", hint=hint)
-        inputs, _ = await read_inputs(request, served.predictor.task, settings, options=frozenset())
+        inputs, _ = await read_inputs(request, served.predictor.task, settings, has_labels=False)
         answer = await engine.infer(inputs, request.scope["fmx.deadline"], served, predicts=False)
+        return await written(request, answer, inputs, [{"embedding": vector.tolist()} for vector in answer.embeddings])
+
+    async def written(request: Request, answer: Answer, inputs: list[bytes], predictions: list[dict[str, Any]]) -> Response:
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
-        predictions = [{"embedding": vector.tolist()} for vector in answer.embeddings]
-        response = json_response({"request_id": request.scope["fmx.request_id"], "model": model_of(predictor), "predictions": predictions})
+        response = json_response({"request_id": request.scope["fmx.request_id"], "model": predictor.identity, "predictions": predictions})
         if settings.audit_file is not None:
             request.scope["fmx.audit"] = await audited(predictor, inputs, response)
         return response
@@ -67,7 +65,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
     async def infer(request: Request) -> Response:
         body = await request.body()
         served = engine.now()  # who reads the tensors answers them, whatever is swapped meanwhile
-        predictor = _check_name(served.predictor, request)
+        predictor = _named(served.predictor, request)
         asked = await parsed(body, oip.read_infer, request.headers, predictor, settings)
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
@@ -83,10 +81,10 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
 
     async def model(request: Request) -> Response:
         served = engine.now()
-        return json_response(oip.model_metadata(_check_name(served.predictor, request), served.opened.words))
+        return json_response(oip.model_metadata(_named(served.predictor, request), served.opened.words))
 
     async def model_ready(request: Request) -> Response:
-        name = _check_name(engine.now().predictor, request).package.name
+        name = _named(engine.now().predictor, request).package.name
         return json_response({"name": name, "ready": True})
 
     async def autoscale(request: Request) -> Response:
@@ -146,12 +144,7 @@ def _answered(handle: Handler) -> ASGIApp:
     return app
 
 
-def model_of(predictor: PackagePredictor) -> dict[str, str]:
-    """Say which model answered."""
-    return {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
-
-
-def _check_name(predictor: PackagePredictor, request: Request) -> PackagePredictor:
+def _named(predictor: PackagePredictor, request: Request) -> PackagePredictor:
     """Check that a path names what is served. Raises: `UnknownPathError`."""
     name, wanted = request.path_params["name"], request.path_params.get("version")
     package = predictor.package

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fmx import storage
+from fmx.decoded import Decoded
 from fmx.errors import FmxError
 from fmx.package import MANIFEST
 from fmx.predictor import PackagePredictor
@@ -149,13 +150,10 @@ class Engine:
         with self._inside.admit(len(inputs)):
             pending = served.batcher.submit(inputs, deadline)
             answered = await _within(pending.future, deadline)
-        probabilities_of, embeddings = np.split(answered.answers, [len(served.predictor.contract.labels)], axis=1)
-        for row, probabilities in zip(answered.rows, probabilities_of, strict=True) if predicts else ():
-            first = int(probabilities.argmax())
-            metrics.predictions_of(served.predictor.contract.labels[first]).inc()
-            metrics.confidence.observe(float(probabilities[first]))
-            served.observe(row, probabilities)
-        return Answer(served.predictor, probabilities_of, embeddings, pending.marks)
+        probabilities, embeddings = np.split(answered.answers, [len(served.predictor.contract.labels)], axis=1)
+        if predicts:
+            _count(served, answered.rows, probabilities)
+        return Answer(served.predictor, probabilities, embeddings, pending.marks)
 
     def check_room(self) -> None:
         """Refuse before a body is read what would be refused after it: under overload that is most of the work. Raises: `OverloadedError`."""
@@ -237,6 +235,15 @@ class Engine:
         self._serve(served, before=None)
         if not self._draining:
             metrics.ready.set(1)
+
+
+def _count(served: Served, rows: Sequence[Decoded], probabilities: np.ndarray) -> None:
+    """Take note of predictions, float32 [n, labels]: in the metrics, for drift and for the shadow."""
+    for row, chances in zip(rows, probabilities, strict=True):
+        first = int(chances.argmax())
+        metrics.predictions_of(served.predictor.contract.labels[first]).inc()
+        metrics.confidence.observe(float(chances[first]))
+        served.observe(row, chances)
 
 
 def _is_still(served: Served, folder: Path) -> bool:

@@ -221,8 +221,8 @@ def _count_from_zero() -> None:
     """Make the series that alerts look at: to Prometheus the first value of a counter that was not there before is no increase."""
     for reason in (*SHED.values(), *SHED_BY_LIMITS):
         metrics.shed.labels(reason)
-    for status in ("200", "500", "503", "504"):
-        for route in (PREDICT, EMBED):
+    for route in (PREDICT, EMBED):
+        for status in ("200", "500", "503", "504"):
             metrics.requests_of(route, status)
 
 

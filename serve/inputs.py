@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 from python_multipart.multipart import parse_options_header
@@ -36,19 +36,15 @@ EXAMPLES = {
 """A good request, by what the model reads."""
 
 
-Options = frozenset[str]
-"""What a body may ask for beside its inputs."""
-OF_LABELS: Options = frozenset({"top_k"})
-
-
-async def read_inputs(request: Request, task: Task, settings: ServeSettings, options: Options = OF_LABELS) -> tuple[list[bytes], int]:
+async def read_inputs(request: Request, task: Task, settings: ServeSettings, *, has_labels: bool = True) -> tuple[list[bytes], int]:
     """Take the encoded inputs of a task, and `top_k`, out of a request.
 
-    Images come as their bytes, as multipart files, or as JSON with base64; texts as plain UTF-8 or as JSON; pairs of texts as JSON.
+    Images come as their bytes, as multipart files, or as JSON with base64; texts as plain UTF-8 or as JSON; pairs of texts as JSON. An answer
+    without labels takes no `top_k`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     top_k = request.query_params.get("top_k")
-    if top_k is not None and "top_k" not in options:
+    if top_k is not None and not has_labels:
         raise InputError("top_k has no place here.", hint="Leave it out: there are no labels in the answer.")
     _read_top_k(top_k)  # a wrong one is told though the body's own goes before it
     if kind in task.content_types:
@@ -58,7 +54,7 @@ async def read_inputs(request: Request, task: Task, settings: ServeSettings, opt
     elif kind == "multipart/form-data" and task.noun == "image":
         inputs, top_k = await _read_form(request, settings, top_k)
     elif kind == "application/json":
-        inputs, top_k = await parsed(await request.body(), _JSON_READERS[task.noun], top_k, settings, options)
+        inputs, top_k = await parsed(await request.body(), _read_json, task.noun, top_k, settings, has_labels)
     else:
         raise UnsupportedTypeError(
             f"Content type {kind[:100] or 'none'!r} is not taken.",
@@ -106,46 +102,42 @@ def _has_end(body: bytes, content_type: str) -> bool:
     return boundary is None or b"\r\n--" + boundary + b"--" in body
 
 
-def _read_images(body: bytes, top_k: str | None, _settings: ServeSettings, options: Options) -> tuple[list[bytes], str | None]:
-    hint = _hint('{"image": BASE64} or {"images": [BASE64, ...]}', options)
-    content = read_object(body, "body", hint)
-    return decode_images(_inputs_of(content, "image", "base64 strings", _is_string, options, hint), hint), _top_k_of(content, top_k, hint)
+class _Form(NamedTuple):
+    """How inputs stand in a JSON body."""
 
-
-def _read_texts(body: bytes, top_k: str | None, settings: ServeSettings, options: Options) -> tuple[list[bytes], str | None]:
-    hint = _hint('{"text": TEXT} or {"texts": [TEXT, ...]}', options)
-    content = read_object(body, "body", hint)
-    return encode_texts(_inputs_of(content, "text", "strings", _is_string, options, hint), settings), _top_k_of(content, top_k, hint)
-
-
-def _read_pairs(body: bytes, top_k: str | None, settings: ServeSettings, options: Options) -> tuple[list[bytes], str | None]:
-    hint = _hint('{"pair": [TEXT, TEXT]} or {"pairs": [[TEXT, TEXT], ...]}', options)
-    content = read_object(body, "body", hint)
-    pairs = _inputs_of(content, "pair", "pairs of strings", _is_pair, options, hint)
-    return encode_pairs(pairs, settings), _top_k_of(content, top_k, hint)
-
-
-_JSON_READERS: dict[str, Callable[[bytes, str | None, ServeSettings, Options], tuple[list[bytes], str | None]]] = {
-    "image": _read_images,
-    "text": _read_texts,
-    "pair": _read_pairs,
-}
-"""By the task's noun."""
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_string, value))
+    shown: str
+    what: str
+    """A list of inputs has."""
+    is_one: Callable[[Any], bool]
 
 
 def _is_string(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _hint(forms: str, options: Options) -> str:
-    return f"Send {forms}" + (', with "top_k" if wanted.' if "top_k" in options else ".")
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_string, value))
 
 
-def _inputs_of(content: dict[str, Any], one: str, what: str, is_one: Callable[[Any], bool], options: Options, hint: str) -> list[Any]:
+_FORMS = {
+    "image": _Form('{"image": BASE64} or {"images": [BASE64, ...]}', "base64 strings", _is_string),
+    "text": _Form('{"text": TEXT} or {"texts": [TEXT, ...]}', "strings", _is_string),
+    "pair": _Form('{"pair": [TEXT, TEXT]} or {"pairs": [[TEXT, TEXT], ...]}', "pairs of strings", _is_pair),
+}
+"""By the task's noun."""
+
+
+def _read_json(body: bytes, noun: str, top_k: str | None, settings: ServeSettings, has_labels: bool) -> tuple[list[bytes], str | None]:
+    hint = f"Send {_FORMS[noun].shown}" + (', with "top_k" if wanted.' if has_labels else ".")
+    content = read_object(body, "body", hint)
+    values = _inputs_of(content, noun, hint, {"top_k"} if has_labels else set())
+    top_k = _top_k_of(content, top_k, hint)
+    if noun == "image":
+        return decode_images(values, hint), top_k
+    return encode_texts(values if noun == "pair" else [[text] for text in values], settings), top_k
+
+
+def _inputs_of(content: dict[str, Any], one: str, hint: str, options: set[str]) -> list[Any]:
     """Take the inputs out of a JSON body: one under its singular, or a list of them under its plural. Raises: `InputError`."""
     many = f"{one}s"
     unknown = set(content) - {one, many, *options}
@@ -153,27 +145,24 @@ def _inputs_of(content: dict[str, Any], one: str, what: str, is_one: Callable[[A
         named = f"unknown: {', '.join(sorted(unknown))[:200]}" if unknown else f"exactly one of {one} and {many} is needed"
         raise InputError(f"The JSON body has the wrong fields ({named}).", hint=hint)
     values = [content[one]] if one in content else content[many]
-    if not isinstance(values, list) or not all(map(is_one, values)):
-        raise InputError(f"The JSON body's {many} are no {what}.", hint=hint)
+    if not isinstance(values, list) or not all(map(_FORMS[one].is_one, values)):
+        raise InputError(f"The JSON body's {many} are no {_FORMS[one].what}.", hint=hint)
     return values
 
 
-def encode_texts(texts: Sequence[str], settings: ServeSettings) -> list[bytes]:
+def encode_texts(inputs: Sequence[Sequence[str]], settings: ServeSettings) -> list[bytes]:
     """Encode the texts of a request, once they are known to be few and short enough together: reading them is work for a thread each.
 
+    Args:
+        inputs: of one text, or of a pair. An empty one stays, and is refused by the task.
+        settings: of the service.
+
     Raises:
-        TooLargeError: more texts, or more characters in all, than a request may have.
+        TooLargeError: more inputs, or more characters in all, than a request may have.
     """
-    check_count(len(texts), settings.max_inputs)
-    check_characters(sum(map(len, texts)), settings)
-    return [text.encode() for text in texts]
-
-
-def encode_pairs(pairs: Sequence[Sequence[str]], settings: ServeSettings) -> list[bytes]:
-    """Encode the pairs of a request as `encode_texts` does texts; an empty text stays one, which the task refuses."""
-    check_count(len(pairs), settings.max_inputs)
-    check_characters(sum(len(text) for pair in pairs for text in pair), settings)
-    return [joined([text.encode() for text in pair]) for pair in pairs]
+    check_count(len(inputs), settings.max_inputs)
+    check_characters(sum(len(text) for texts in inputs for text in texts), settings)
+    return [joined([text.encode() for text in texts]) for texts in inputs]
 
 
 def check_characters(characters: int, settings: ServeSettings) -> None:

@@ -22,7 +22,7 @@ from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
 from fmx.tasks import Task
 from serve.errors import ShapeError
-from serve.inputs import check_characters, check_count, decode_images, encode_pairs, encode_texts, read_object
+from serve.inputs import check_characters, check_count, decode_images, encode_texts, read_object
 from serve.settings import ServeSettings
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -180,20 +180,18 @@ def _encoded(raw: bytes | None, tensor: dict[str, Any], count: int, task: Task, 
 
     The two texts of a pair are elements behind each other; in JSON they may also be a list of their own.
     """
-    elements = count * math.prod(_own_shape(task))
+    each = math.prod(_own_shape(task))
     if raw is None:
         data = tensor.get("data")
         if task.noun == "pair" and isinstance(data, list) and all(isinstance(item, list) and len(item) == 2 for item in data):
             data = [text for pair in data for text in pair]
-        if not isinstance(data, list) or len(data) != elements or not all(isinstance(item, str) for item in data):
+        if not isinstance(data, list) or len(data) != count * each or not all(isinstance(item, str) for item in data):
             raise ShapeError("The data are not as many strings as the shape says.", hint="BYTES in JSON are strings; images in them base64.")
-        if task.noun == "pair":
-            return encode_pairs(list(zip(data[::2], data[1::2], strict=True)), settings)
-        return decode_images(data, HINT) if task.noun == "image" else encode_texts(data, settings)
-    found = _elements(raw, elements)
+        return decode_images(data, HINT) if task.noun == "image" else encode_texts([data[i : i + each] for i in range(0, len(data), each)], settings)
+    found = _elements(raw, count * each)
     if task.noun != "image":
         check_characters(sum(len(data) for data in found) // MOST_BYTES_A_CHARACTER, settings)
-    return [joined(pair) for pair in zip(found[::2], found[1::2], strict=True)] if task.noun == "pair" else found
+    return [joined(found[i : i + each]) for i in range(0, len(found), each)]
 
 
 def _elements(raw: bytes, count: int) -> list[bytes]:

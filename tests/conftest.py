@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,24 @@ def make_digit_folder(root: Path, classes: int, images: int) -> Path:
     return root
 
 
+def trained(home: Path, **settings: Any) -> Iterator[Run]:
+    """Train in a home of its own, which stays the home as long as the run is used."""
+    from finetune.training import train_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(home))
+        yield train_run(**settings)
+
+
+def exported(run: Run, home: Path, **settings: Any) -> Iterator[Package]:
+    """Export in a home of its own, as `trained`."""
+    from export.pipeline import export_package
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMX_HOME", str(home))
+        yield export_package(run.folder, **settings)
+
+
 @pytest.fixture(scope="session")
 def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("small")
@@ -109,43 +128,27 @@ def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(small_home: Path) -> Iterator[Run]:
     """The default model, two epochs on digits of 32 pixels: weak, but a real run."""
-    from finetune.training import train_run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(small_home))
-        yield train_run(epochs=2, size=32, seed=3)
+    yield from trained(small_home, epochs=2, size=32, seed=3)
 
 
 @pytest.fixture(scope="session")
 def light_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run of a model that exports in seconds, random but for its head: for what does not depend on the model."""
-    from finetune.training import train_run
-
     home = tmp_path_factory.mktemp("light")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(home))
-        data = make_digit_folder(home / "digits", classes=3, images=20)
-        yield train_run(data=str(data), model="squeezenet1_1", weights="none", method="linear-probe", epochs=1, size=32)
+    data = make_digit_folder(home / "digits", classes=3, images=20)
+    yield from trained(home, data=str(data), model="squeezenet1_1", weights="none", method="linear-probe", epochs=1, size=32)
 
 
 @pytest.fixture(scope="session")
 def light_package(light_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The light run exported to fp32."""
-    from export.pipeline import export_package
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("light-packages")))
-        yield export_package(light_run.folder)
+    yield from exported(light_run, tmp_path_factory.mktemp("light-packages"))
 
 
 @pytest.fixture(scope="session")
 def small_package(small_home: Path, small_run: Run) -> Iterator[Package]:
     """The small run exported to int8; its accuracy is not the point, so the budget is wide."""
-    from export.pipeline import export_package
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(small_home))
-        yield export_package(small_run.folder, quantize="int8", max_drop=30.0, batch=8)
+    yield from exported(small_run, small_home, quantize="int8", max_drop=30.0, batch=8)
 
 
 @pytest.fixture(scope="session")
@@ -163,23 +166,20 @@ def text_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def text_run(tiny_encoder: Path, text_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The tiny encoder trained on the table."""
-    from finetune.training import train_run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("text")))
-        yield train_run(
-            task="text-classification", data=str(text_table), model=str(tiny_encoder), method="finetune", epochs=3, max_length=32, lr=5e-3, seed=1
-        )
+    settings = {"method": "finetune", "epochs": 3, "max_length": 32, "lr": 5e-3, "seed": 1}
+    yield from trained(tmp_path_factory.mktemp("text"), task="text-classification", data=str(text_table), model=str(tiny_encoder), **settings)
 
 
 @pytest.fixture(scope="session")
 def text_package(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The text run exported to fp32: in int8 a row's last digits are its batch's, and whether it is served hangs on this machine's load."""
-    from export.pipeline import export_package
+    yield from exported(text_run, tmp_path_factory.mktemp("text-packages"))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("text-packages")))
-        yield export_package(text_run.folder)
+
+@pytest.fixture(scope="session")
+def embedding_package(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The text run exported to fp32 with its embedding."""
+    yield from exported(text_run, tmp_path_factory.mktemp("embedding-packages"), embedding=True)
 
 
 @pytest.fixture(scope="session")
@@ -191,28 +191,11 @@ def pair_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pair_run(tiny_encoder: Path, pair_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The tiny encoder trained on the pairs."""
-    from finetune.training import train_run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("pair")))
-        yield train_run(task="text-pair", data=str(pair_table), model=str(tiny_encoder), epochs=5, max_length=48, lr=5e-3, device="cpu", seed=1)
+    settings = {"epochs": 5, "max_length": 48, "lr": 5e-3, "device": "cpu", "seed": 1}
+    yield from trained(tmp_path_factory.mktemp("pair"), task="text-pair", data=str(pair_table), model=str(tiny_encoder), **settings)
 
 
 @pytest.fixture(scope="session")
 def pair_package(pair_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The pair run exported to fp32, as the text run."""
-    from export.pipeline import export_package
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("pair-packages")))
-        yield export_package(pair_run.folder)
-
-
-@pytest.fixture(scope="session")
-def embedding_package(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
-    """The text run exported to fp32 with its embedding."""
-    from export.pipeline import export_package
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FMX_HOME", str(tmp_path_factory.mktemp("embedding-packages")))
-        yield export_package(text_run.folder, embedding=True)
+    yield from exported(pair_run, tmp_path_factory.mktemp("pair-packages"))

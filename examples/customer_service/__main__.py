@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import fmx
-from examples import told
-from examples.corpora import Said
+from examples import parser_of, told, write_table
 from examples.customer_service.desk import Desk
 from examples.customer_service.queries import knowledge, simulate
 from fmx.cli import output
@@ -25,14 +22,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @told
 def main(arguments: list[str] | None = None) -> None:
     """Run it, print how good the desk is, and answer the questions that are given."""
-    parser = argparse.ArgumentParser(prog="python -m examples.customer_service", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("customer_service", __doc__, "customer-service")
     parser.add_argument("questions", nargs="*", help="to be answered at the end")
-    parser.add_argument("--folder", type=Path, default=Path("customer-service"), help="for the table, the run and the package")
     parser.add_argument("--language", default="english", choices=sorted(SETTINGS))
     parser.add_argument("--precision", type=float, default=0.95, help="share of the answers given that must be right, on validation queries")
-    parser.add_argument("--quantize", default="int8", choices=("int8", "none"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     if not all(question.strip() for question in given.questions):
         parser.error("a question is empty")
@@ -52,15 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     output.table("Test queries", ["measure", "value"], rows)
     for question, reply in zip(given.questions, replies, strict=True):
-        told = f"{reply.answer} (from: {reply.source})" if reply.answer is not None else "A person will answer this."
-        print(f"{question}\n  {told} [{reply.topic}, {reply.confidence:.2f}]")
+        said = f"{reply.answer} (from: {reply.source})" if reply.answer is not None else "A person will answer this."
+        print(f"{question}\n  {said} [{reply.topic}, {reply.confidence:.2f}]")
 
 
 def build(folder: Path, language: str, precision: float, quantize: str, device: str) -> tuple[Desk, dict[str, Any]]:
     """Train, export with embeddings, index the FAQ, tune on validation queries and measure on test queries."""
-    folder.mkdir(parents=True, exist_ok=True)
     entries, _ = knowledge(language)
-    table = _write(folder / "questions.csv", entries)
+    table = write_table(folder / "questions.csv", ("text", "label"), [(entry.question, entry.topic) for entry in entries])
     options: dict[str, Any] = {"max_length": 64, "device": device, **SETTINGS[language]}
     run = fmx.train(folder / "runs", output.say, task="text-classification", data=str(table), **options)
     package = fmx.export(run.folder, out=folder / "packages", say=output.say, quantize=quantize, on_miss="fp32", embedding=True)
@@ -69,12 +61,6 @@ def build(folder: Path, language: str, precision: float, quantize: str, device: 
     desk.tune(queries["validation"], precision)
     measured = {split: desk.measure(asked) for split, asked in queries.items()}
     return desk, {"package": str(package.folder), "intent_accuracy": run.info.accuracy.value, "threshold": desk.threshold, **measured}
-
-
-def _write(path: Path, entries: list[Said]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label"), *((entry.question, entry.topic) for entry in entries)])
-    return path
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Desk:
         """
         self._predictor, self._entries = predictor, list(entries)
         self._index = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self._entries)), metric="cosine")
+        self._answers = {entry.question: entry.answer for entry in self._entries}
         self._index.fit(predictor.embed([entry.question.encode() for entry in self._entries]))
         self._judge: LogisticRegression | None = None
         self.threshold = 1.0
@@ -56,8 +57,7 @@ class Desk:
         """Find the nearest entry for each text, its topic as the classifier sees it, and what tells how sure that is: float [n, 3]."""
         labels = self._predictor.contract.labels
         rows = np.stack([self._predictor.task.row(text.encode()) for text in texts])
-        answers = np.concatenate([self._predictor.answer(row[None]) for row in rows])
-        probabilities, vectors = np.split(answers, [len(labels)], axis=1)
+        probabilities, vectors = np.split(self._predictor.answer(rows), [len(labels)], axis=1)
         distances, places = self._index.kneighbors(vectors)
         found, topics, features = [], [], []
         for chances, away, near in zip(probabilities, distances, places, strict=True):
@@ -75,7 +75,7 @@ class Desk:
             UsageError: no threshold gives answers of that precision.
         """
         found, _, features = self.look_up([query.text for query in queries])
-        right = np.array([_is_right(entry, query, self._entries) for entry, query in zip(found, queries, strict=True)])
+        right = np.array([self._is_right(entry.answer, query) for entry, query in zip(found, queries, strict=True)])
         self._judge = LogisticRegression(C=10.0).fit(features, right)
         confidence = self._judge.predict_proba(features)[:, 1]
         order = np.argsort(-confidence)
@@ -98,9 +98,8 @@ class Desk:
     def measure(self, queries: Sequence[Query]) -> dict[str, float | int]:
         """Give shares of queries: `answered` and `precision` of those that the FAQ can answer or not, `handed_over` of those that it cannot."""
         replies = self.reply([query.text for query in queries])
-        answers = {entry.question: entry.answer for entry in self._entries}
         given = [(reply, query) for reply, query in zip(replies, queries, strict=True) if reply.answer is not None]
-        right = [query.means is not None and reply.answer == answers[query.means] for reply, query in given]
+        right = [self._is_right(reply.answer, query) for reply, query in given]
         unknown = [reply.answer is None for reply, query in zip(replies, queries, strict=True) if query.means is None]
         known = len(queries) - len(unknown)
         return {
@@ -111,6 +110,5 @@ class Desk:
             "handed_over_of_unknown": sum(unknown) / max(1, len(unknown)),
         }
 
-
-def _is_right(entry: Said, query: Query, entries: Sequence[Said]) -> bool:
-    return query.means is not None and entry.answer == next(one.answer for one in entries if one.question == query.means)
+    def _is_right(self, answer: str | None, query: Query) -> bool:
+        return query.means is not None and answer == self._answers[query.means]

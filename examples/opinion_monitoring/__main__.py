@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import random
 import time
@@ -14,7 +12,7 @@ from typing import Any
 import prometheus_client
 
 import fmx
-from examples import corpora, told
+from examples import corpora, parser_of, told, write_table
 from examples.opinion_monitoring.monitor import Monitor, sentiment_by
 from examples.opinion_monitoring.stream import HOUR, OTHER, TOPICS, Arrival, Review, Surge, simulate, topic_of
 from fmx.cli import output
@@ -31,15 +29,11 @@ STREAMED, MOST_REVIEWS = 6000, 10_000
 @told
 def main(arguments: list[str] | None = None) -> None:
     """Run it, and print a table of the hours about the surge."""
-    parser = argparse.ArgumentParser(prog="python -m examples.opinion_monitoring", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("opinions"), help="for the table, the run and the package")
+    parser = parser_of("opinion_monitoring", __doc__, "opinions")
     parser.add_argument("--reviews", type=int, default=2000, help="to train on, validate and test")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--quantize", default="int8", choices=("int8", "none"))
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--port", type=int, help="expose the metrics there while the stream is replayed")
     parser.add_argument("--pace", type=float, default=0.0, help="seconds that an hour of the stream takes")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     if not 50 <= given.reviews <= MOST_REVIEWS:
         parser.error(f"--reviews is from 50 to {MOST_REVIEWS}: the stream takes others")
@@ -68,10 +62,7 @@ def draw_reviews(count: int) -> tuple[list[Review], list[Review]]:
 
 def build(folder: Path, reviews: Sequence[Review], epochs: int, quantize: str, device: str) -> tuple[PackagePredictor, dict[str, Any]]:
     """Train on the reviews, with their unknown characters as new tokens, and export."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = folder / "reviews.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("text", "label"), *reviews])
+    table = write_table(folder / "reviews.csv", ("text", "label"), reviews)
     options: dict[str, Any] = {"max_length": 64, "extend_vocab": 4000, "epochs": epochs, "lr": 3e-4, "device": device}
     run = fmx.train(folder / "runs", output.say, task="text-classification", data=str(table), **options)
     package = fmx.export(run.folder, out=folder / "packages", say=output.say, quantize=quantize, on_miss="fp32")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import fmx
-from examples import told
-from examples.recommendation.clicks import simulate, write_clicks
+from examples import parser_of, told, write_table
+from examples.recommendation.clicks import Shown, simulate
 from examples.recommendation.rerank import features_of, fit_reranker, measure, scores_of
 from fmx.cli import output
 
@@ -27,13 +26,9 @@ NAMES = {
 @told
 def main(arguments: list[str] | None = None) -> None:
     """Run it, and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m examples.recommendation", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("recommendation"), help="for the click log, the run and the package")
+    parser = parser_of("recommendation", __doc__, "recommendation")
     parser.add_argument("--impressions", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--quantize", default="int8", choices=("int8", "none"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     found = run(given.folder, given.impressions, given.epochs, given.quantize, given.device)
     if given.json:
@@ -46,9 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(folder: Path, impressions: int, epochs: int, quantize: str, device: str) -> dict[str, Any]:
     """Do it all in a folder, and give every order's measures on the test impressions."""
-    folder.mkdir(parents=True, exist_ok=True)
     shown = simulate(impressions)
-    table = write_clicks(folder / "clicks.csv", shown)
+    table = write_table(folder / "clicks.csv", Shown._fields, shown)
     options: dict[str, Any] = {"query_column": "impression", "max_length": 64, "epochs": epochs, "lr": 3e-4, "device": device}
     trained = fmx.train(folder / "runs", output.say, task="text-pair", data=str(table), **options)
     package = fmx.export(trained.folder, out=folder / "packages", say=output.say, quantize=quantize, on_miss="fp32")

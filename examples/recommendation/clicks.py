@@ -6,10 +6,8 @@ and on what is popular. The items of the test impressions are in no other split,
 
 from __future__ import annotations
 
-import csv
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +22,7 @@ JOIN = " / "
 """Between the items of a history."""
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """One candidate that a reader was shown."""
 
     impression: str
@@ -78,12 +75,3 @@ def _impression(
         clicked = int(random.random() < 1 / (1 + math.exp(-logit)))
         rows.append(Shown(name, history, str(item), clicked, round(popularity[item], 3), split))
     return rows
-
-
-def write_clicks(path: Path, shown: list[Shown]) -> Path:
-    """Write the log as the table that `fmx train` reads."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        written = csv.writer(file)
-        written.writerow(["impression", "history", "item", "clicked", "popularity", "split"])
-        written.writerows((row.impression, row.history, row.item, row.clicked, row.popularity, row.split) for row in shown)
-    return path

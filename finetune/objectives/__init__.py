@@ -44,12 +44,9 @@ def build_objective(
     """
     weights = class_weights(plan.train_labels, len(labels)).to(device) if settings.balance == "weights" else None
     loss = classification_loss(settings.label_smoothing, weights)
-    if plan.on_rows and not isinstance(spec, ImageInput):
-        embedding_attack = build_embedding_attack(settings, network, loss)
-        if embedding_attack is not None:
-            return embedding_attack
     if not plan.on_rows or not isinstance(spec, ImageInput):
-        return lambda module, inputs, targets, generator: loss(module(inputs), targets)
+        attack_on_texts = build_embedding_attack(settings, network, loss) if plan.on_rows else None
+        return attack_on_texts or (lambda module, inputs, targets, generator: loss(module(inputs), targets))
     mix = mixing(settings.mixup, settings.cutmix, len(labels))
     attack = build_attack(settings, spec, device)
     teacher = open_teacher(settings.teacher, labels, device) if settings.teacher else None

@@ -33,8 +33,7 @@ def compare(
     from fmx.package import find_package
 
     limits = Limits(max_drop, max_slower, max_larger)
-    told = Columns(text_column, label_column, pair_column, query_column)
-    columns = told if any(told) else None
+    columns = Columns(text_column, label_column, pair_column, query_column)
     compared = compare_packages(find_package(old), find_package(new), data, limits, variant=variant, device=device, columns=columns)
     if json:
         output.answer_json(compared.facts)

@@ -5,7 +5,6 @@ What a check prints for a person is in data_report.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,9 +56,8 @@ def check(
     from fmx.cli.data_report import print_check
     from fmx.data import Columns
 
-    of_pairs = {"pair_column": pair_column, "query_column": query_column}
-    _check_options(task, of_pairs, text_column=text_column, label_column=label_column, tokenizer=tokenizer, max_length=max_length)
-    columns = Columns(text_column, label_column, **{name.removesuffix("_column"): column for name, column in of_pairs.items()})
+    columns = Columns(text_column, label_column, pair_column, query_column)
+    _check_options(task, columns, tokenizer, max_length)
     checked: Checked
     if task in READ_TEXTS:
         checked = _check_texts(source, task, columns, split_seed, group_by, near, tokenizer, max_length)
@@ -76,15 +74,15 @@ def check(
         )
 
 
-def _check_options(task: TaskName, of_pairs: Mapping[str, object], **of_texts: object) -> None:
+def _check_options(task: TaskName, columns: Columns, tokenizer: Path | None, max_length: int | None) -> None:
     """Refuse options that nothing would be done with. Raises: `UsageError`."""
-    unused = {**(of_texts if task == IMAGES else {}), **(of_pairs if task != PAIRS else {})}
-    given = [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]
-    if given:
-        wanted = f"{TEXTS} or {PAIRS}" if all(name not in of_pairs for name, value in unused.items() if value is not None) else PAIRS
+    of_texts = {"--tokenizer": tokenizer, "--max-length": max_length} if task == IMAGES else {}
+    unused = [*columns.unused(task), *(option for option, value in of_texts.items() if value is not None)]
+    if unused:
         what = "images" if task == IMAGES else "single texts"
-        raise UsageError(f"For {what} {', '.join(given)} would do nothing.", hint=f"Leave it out, or add --task {wanted}.")
-    if of_texts["max_length"] is not None and of_texts["tokenizer"] is None:
+        wanted = PAIRS if columns.unused(TEXTS) else f"{TEXTS} or {PAIRS}"
+        raise UsageError(f"For {what} {', '.join(unused)} would do nothing.", hint=f"Leave it out, or add --task {wanted}.")
+    if max_length is not None and tokenizer is None:
         raise UsageError("--max-length counts tokens, which a tokenizer makes.", hint="Add --tokenizer FILE, the model's tokenizer.json.")
 
 

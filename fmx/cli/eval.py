@@ -36,8 +36,7 @@ def evaluate(
     from fmx.run import Run
 
     found = find_model(model)
-    told = Columns(text_column, label_column, pair_column, query_column)
-    columns = told if any(told) else None
+    columns = Columns(text_column, label_column, pair_column, query_column)
     if isinstance(found, Run):
         with loading("train", "Evaluating a run"):
             from finetune.device import choose_device

@@ -86,7 +86,7 @@ def _package(name: str, variant: str | None, device: str, top_k: int) -> tuple[s
     from fmx.predictor import PackagePredictor
 
     predictor = PackagePredictor.open(find_package(name), variant=variant, device=device)
-    model = {"name": predictor.package.name, "version": predictor.package.manifest.version, "variant": predictor.variant.name}
+    model = predictor.identity
     return predictor.task.noun, model, lambda data: (model, predictor.predict([data], top_k)[0])
 
 

@@ -95,22 +95,21 @@ def columns_of(known: Mapping[str, Any], data: str) -> Columns:
     return Columns(**{name: known.get(f"{name}_column") for name in Columns._fields}) if known.get("data") == data else GUESSED
 
 
-def columns_with(known: Mapping[str, Any], data: str, told: Columns | None, task: str) -> Columns:
+def columns_with(known: Mapping[str, Any], data: str, told: Columns, task: str) -> Columns:
     """Give the columns to measure a run or package with: as told, or else as it was trained with, where the data are the same.
 
     Args:
         known: a run's settings, or what a manifest keeps of them.
         data: to be measured on.
-        told: on the command line.
+        told: on the command line; `GUESSED` where nothing is.
         task: of the model.
 
     Raises:
         UsageError: columns that the task has no use for, or another query for its own data, whose rows it would deal anew.
     """
-    told, before = told or GUESSED, columns_of(known, data)
-    unused = [name for name in told._fields if getattr(told, name) and (task not in READ_TEXTS or (name in ("pair", "query") and task != PAIRS))]
+    before, unused = columns_of(known, data), told.unused(task)
     if unused:
-        raise UsageError(f"--{unused[0]}-column does nothing for {task}.", hint="Leave it out.")
+        raise UsageError(f"{unused[0]} does nothing for {task}.", hint="Leave it out.")
     if told.query and told.query != before.query and known.get("data") == data:
         hint = "Leave it out, or train with it: rows of one query stay in one split, so training rows would become test rows."
         raise UsageError(f"{data} was split without --query-column {told.query}.", hint=hint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -98,16 +99,29 @@ def _size(item: Item) -> int:
         return -1
 
 
-def _check_groups(given: dict[str, list[Item]], where: str) -> None:
+def torn(given: dict[str, list[Item]], of: Callable[[Item], str | None]) -> tuple[list[str], int]:
+    """Find what the data themselves put into more than one split, such as groups.
+
+    Args:
+        given: items by split.
+        of: gives an item's group, or the like.
+
+    Returns:
+        Those that are, sorted, and how many there are in all.
+    """
     splits: dict[str, set[str]] = defaultdict(set)
     for split, items in given.items():
-        for item in items:
-            if item.group is not None:
-                splits[item.group].add(split)
-    torn = sorted(group for group, found in splits.items() if len(found) > 1)
-    if torn:
+        for name in map(of, items):
+            if name is not None:
+                splits[name].add(split)
+    return sorted(name for name, found in splits.items() if len(found) > 1), len(splits)
+
+
+def _check_groups(given: dict[str, list[Item]], where: str) -> None:
+    groups, _ = torn(given, lambda item: item.group)
+    if groups:
         raise DataError(
-            f"{where}: {len(torn)} groups are in more than one split: {', '.join(torn[:5])}{' ...' if len(torn) > 5 else ''}.",
+            f"{where}: {len(groups)} groups are in more than one split: {', '.join(groups[:5])}{' ...' if len(groups) > 5 else ''}.",
             hint="Move every row of a group into one split, or leave the splits out and let fmx deal them.",
         )
 

@@ -16,10 +16,11 @@ import numpy as np
 from fmx.data.huggingface import PREFIX, load_tables, sort_classes
 from fmx.data.likeness import likeness_of
 from fmx.data.source import SPLIT_NAMES, SPLITS, Item, Source, label_items
-from fmx.data.splitting import complete_splits
+from fmx.data.splitting import complete_splits, torn
 from fmx.data.tables import READERS, Row, Table, as_text, check_rows, first_few, is_placed, read_split, read_table
 from fmx.errors import DataError, nearest_names
 from fmx.pairs import joined
+from fmx.task_names import PAIRS, READ_TEXTS
 
 TEXT_COLUMNS = (
     *("text", "sentence", "content", "review", "comment", "question", "utterance", "message", "body", "title"),
@@ -32,8 +33,8 @@ PAIR_COLUMNS = (
 )
 QUERY_COLUMNS = ("query_id", "qid", "impression_id", "session_id")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "intent", "sentiment", "target", "topic", "标签", "类别")
-RELEVANCE_COLUMNS = ("relevance", "clicked", "click", "is_duplicate", "score", "grade")
-"""What columns are called that nobody named, the likeliest first; the last ones' only beside two texts."""
+RELEVANCE_COLUMNS = ("label", "labels", "relevance", "clicked", "click", "is_duplicate", "score", "grade")
+"""What columns are called that nobody named, the likeliest first; the last ones' beside two texts, where they go before the other labels'."""
 
 MOST_EMPTY = 0.05
 """Share of rows without a text above which nothing is trained or measured."""
@@ -41,6 +42,10 @@ MOST_EMPTY = 0.05
 KINDS = f"a {', '.join(READERS)} file, a folder with one for train (and validation, test), or {PREFIX}NAME"
 _NAME_THEM = "Name the columns with --text-column and --label-column."
 _NAME_PAIR = "Name the columns with --text-column, --pair-column and --label-column."
+
+
+OF_TEXTS = ("text", "label")
+"""Of `Columns`, what a table of single texts has."""
 
 
 class Columns(NamedTuple):
@@ -56,6 +61,11 @@ class Columns(NamedTuple):
     def options(self) -> dict[str, str]:
         """Give what is told as the options of a command, by their names."""
         return {f"--{name}-column": column for name, column in self._asdict().items() if column}
+
+    def unused(self, task: str) -> list[str]:
+        """Name the options that are told and for which a task has no use."""
+        used = () if task not in READ_TEXTS else OF_TEXTS if task != PAIRS else self._fields
+        return [f"--{name}-column" for name, column in self._asdict().items() if column and name not in used]
 
 
 GUESSED = Columns()
@@ -118,7 +128,7 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
         in_pairs: a row has two texts.
 
     Returns:
-        A source whose items' `read` gives the text in UTF-8, or a pair of them as `fmx.texts.joined` does.
+        A source whose items' `read` gives the text in UTF-8, or a pair of them as `fmx.pairs.joined` does.
 
     Raises:
         DataError: no such data, a column that is not there, bad rows (all at once), or rows that cannot be learnt from.
@@ -219,9 +229,8 @@ def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: 
     set_apart = {split, group, query} - {told.text, told.pair, told.label}
     free = [name for name in columns if name not in set_apart]
     texts, label = _guess_pair(columns, free, told) if in_pairs else _guess_text(part, free, told)
-    if len(texts) < (2 if in_pairs else 1) or not label:
-        wanted = "two texts" if in_pairs else "a text"
-        lacks = " and ".join(what for what, is_there in ((wanted, len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
+    if len(texts) < 1 + in_pairs or not label:
+        lacks = " and ".join(what for what, is_there in ((_wanted(in_pairs), len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
         raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {_listed(columns)}.", hint=_hint(in_pairs))
     twice = [name for name in (*texts, label) if [*texts, label].count(name) > 1]
     if twice:
@@ -251,7 +260,7 @@ def _guess_pair(columns: list[str], free: list[str], told: Columns) -> tuple[tup
         free: those that are nothing else, in their order.
         told: by name.
     """
-    label = told.label or _find([name for name in columns if name not in told], (*LABEL_COLUMNS[:2], *RELEVANCE_COLUMNS, *LABEL_COLUMNS))
+    label = told.label or _find([name for name in columns if name not in told], (*RELEVANCE_COLUMNS, *LABEL_COLUMNS))
     for names in PAIR_COLUMNS:
         known = _find(columns, names[:1]), _find(columns, names[1:])
         if None not in known and label not in known and told.text in (None, known[0]) and told.pair in (None, known[1]):
@@ -291,6 +300,14 @@ def _listed(columns: list[str]) -> str:
 
 def _hint(in_pairs: bool) -> str:
     return _NAME_PAIR if in_pairs else _NAME_THEM
+
+
+def _wanted(in_pairs: bool) -> str:
+    return "two texts" if in_pairs else "a text"
+
+
+def _lack(in_pairs: bool) -> str:
+    return "do not have two texts" if in_pairs else "have no text"
 
 
 def _check_columns(part: _Part, needed: list[str], in_pairs: bool) -> None:
@@ -366,13 +383,12 @@ def _item(name: str, texts: list[bytes], group: str, query: str) -> Item:
 
 def _check_found(spec: str, found: _Found, in_pairs: bool) -> None:
     """Check the rows of all tables. Raises: `DataError`."""
-    what, lack = ("two texts", "do not have two texts") if in_pairs else ("a text", "have no text")
     if not found.faults and len(found.empty) > MOST_EMPTY * found.count():
         raise DataError(
-            f"{spec}: {len(found.empty)} of {found.count()} rows {lack}: {first_few(found.empty)}.",
+            f"{spec}: {len(found.empty)} of {found.count()} rows {_lack(in_pairs)}: {first_few(found.empty)}.",
             hint=f"Repair or remove them; up to {MOST_EMPTY:.0%} are skipped. {_hint(in_pairs)}",
         )
-    check_rows(spec, found.count(), found.faults, found.rows, f"Give rows with {what} and a label.")
+    check_rows(spec, found.count(), found.faults, found.rows, f"Give rows with {_wanted(in_pairs)} and a label.")
 
 
 def _encoding_notes(parts: list[_Part]) -> list[str]:
@@ -394,21 +410,15 @@ def _column_notes(part: _Part, columns: _Chosen, told: Columns) -> list[str]:
 
 def _torn_queries(given: dict[str, list[Item]]) -> list[str]:
     """Say which queries the data themselves put into several splits: each part is ranked by itself, which is easier."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for split, items in given.items():
-        for item in items:
-            if item.query is not None:
-                splits[item.query].add(split)
-    torn = [query for query, found in splits.items() if len(found) > 1]
-    return [f"{len(torn)} of {len(splits)} queries are in more than one split; each part is ranked by itself."] if torn else []
+    queries, count = torn(given, lambda item: item.query)
+    return [f"{len(queries)} of {count} queries are in more than one split; each part is ranked by itself."] if queries else []
 
 
 def _row_notes(found: _Found, labels: tuple[str, ...], in_pairs: bool) -> list[str]:
     """Say what was left out or altered, and which labels are alike."""
     notes = []
     if found.empty:
-        lack = "do not have two texts" if in_pairs else "have no text"
-        notes.append(f"{len(found.empty)} of {found.count()} rows {lack} and were skipped: {first_few(found.empty)}.")
+        notes.append(f"{len(found.empty)} of {found.count()} rows {_lack(in_pairs)} and were skipped: {first_few(found.empty)}.")
     if found.padded:
         notes.append(f"White space around the label was removed in {found.padded} rows.")
     alike: dict[str, list[str]] = defaultdict(list)

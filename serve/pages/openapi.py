@@ -109,11 +109,7 @@ def _callers(task: str) -> dict[str, Described]:
     body, about = _bodies(task)
     predict = _operation("prediction", f"Predict labels for {noun}s", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
     embed = _operation("prediction", f"Embed {noun}s", _answers("Embeddings"), *OF_ANY_CALLER, *OF_A_BODY, 404)
-    plain = {kind: {"schema": FILE} for kind in TASKS[task].content_types}
-    to_embed = {
-        "required": True,
-        "content": {**plain, "application/json": {"schema": ref("ToEmbed"), **({} if noun == "image" else {"example": EMBEDDED[noun]})}},
-    }
+    to_embed = {"schema": ref("ToEmbed"), **({} if noun == "image" else {"example": EXAMPLES[noun]})}
     of_embedding = "A vector of length 1 for each, in their order; 404 where the package was exported without --embedding."
     load = _operation("prediction", "Offered load, capacity, and how many replicas that wants", _answers("Load"), *OF_ANY_CALLER)
     client = _operation("prediction", "What BentoML's clients read first", _answers("ClientSchema"), *OF_ANY_CALLER)
@@ -123,28 +119,33 @@ def _callers(task: str) -> dict[str, Described]:
     return {
         RELOAD: {**reload, "description": "Wants a key for admin.", "requestBody": wish},
         PREDICT: {**predict, "description": about, "parameters": [top_k], "requestBody": {"required": True, "content": body}},
-        EMBED: {**embed, "description": of_embedding, "requestBody": to_embed},
+        EMBED: {**embed, "description": of_embedding, "requestBody": {"required": True, "content": {**_plain(task), "application/json": to_embed}}},
         AUTOSCALE: load,
         CLIENT_SCHEMA: client,
     }
 
 
 PAIR = ["where is my order?", "Your parcel is on its way."]
-EMBEDDED: dict[str, Described] = {"text": {"text": PAIR[0]}, "pair": {"pair": PAIR}}
+EXAMPLES: dict[str, Described] = {"image": {"image": PICTURE}, "text": {"text": PAIR[0]}, "pair": {"pair": PAIR}}
+"""Of a body of JSON, by what the model reads."""
+ABOUT_BODIES = {
+    "image": "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched.",
+    "text": "One prediction a text, in their order. Plain texts are UTF-8.",
+    "pair": "One prediction a pair, in their order. Its score, to rank by, stands where the labels say how relevant the one text is to the other.",
+}
 
 
 def _bodies(task: str) -> tuple[dict[str, Described], str]:
     """Give what a prediction's body may be, and what is said about it."""
-    plain: dict[str, Described] = {kind: {"schema": FILE} for kind in TASKS[task].content_types}
-    if TASKS[task].noun == "image":
-        files = {"multipart/form-data": {"schema": ref("Files")}}
-        about = "One prediction an image, in their order. The files of a form may have any names; an address in place of a file is not fetched."
-        return {**plain, **files, "application/json": {"schema": ref("Images"), "example": {"image": PICTURE, "top_k": 3}}}, about
-    if TASKS[task].noun == "pair":
-        about = "One prediction a pair, in their order. Its score, to rank by, stands where the labels say how relevant the one text is to the other."
-        return {**plain, "application/json": {"schema": ref("Pairs"), "example": {"pair": PAIR, "top_k": 3}}}, about
-    about = "One prediction a text, in their order. Plain texts are UTF-8."
-    return {**plain, "application/json": {"schema": ref("Texts"), "example": {"text": PAIR[0], "top_k": 3}}}, about
+    noun = TASKS[task].noun
+    files = {"multipart/form-data": {"schema": ref("Files")}} if noun == "image" else {}
+    json = {"schema": ref(f"{noun.capitalize()}s"), "example": {**EXAMPLES[noun], "top_k": 3}}
+    return {**_plain(task), **files, "application/json": json}, ABOUT_BODIES[noun]
+
+
+def _plain(task: str) -> dict[str, Described]:
+    """Give the bodies that are one input."""
+    return {kind: {"schema": FILE} for kind in TASKS[task].content_types}
 
 
 def _protocol(task: str) -> dict[str, Described]:

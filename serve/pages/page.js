@@ -1,5 +1,6 @@
 // What all models share. What they read is in image.js, text.js or pair.js, one of which stands before this: `input` with `missing`, `focus`,
-// `request` and `part`, `listen`, and, where there is more to show than labels, `show`. The input and the key stay in this page's variables and fields: nothing is written to any storage.
+// `request` and `part`, `listen`, and, where there is more to show than labels, `show`. The input and the key stay in this page's variables and
+// fields: nothing is written to any storage.
 
 const form = byId("form"), key = byId("key"), topK = byId("top");
 const needsKey = document.body.dataset.auth === "on";

@@ -17,7 +17,7 @@ from fmx import host, storage
 from fmx.contract import TextInput
 from fmx.errors import BudgetError, SurroundingsError
 from fmx.package import Package
-from fmx.texts import TOKENIZER_FILE, open_tokenizer
+from fmx.texts import TOKENIZER_FILE, open_tokenizer, reserved_ids
 from serve.scaling.load import Load, Observed
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
     spec = package.manifest.input
     if isinstance(spec, TextInput):
         tokenizer = open_tokenizer(package.folder / TOKENIZER_FILE, spec.tokenizer_sha256)
-        inputs = [texts for texts in (_texts_in(row.tolist(), tokenizer, spec) for row in rows) if len(texts) == spec.texts]
+        around = reserved_ids(tokenizer, spec)
+        inputs = [texts for texts in (_texts_in(row.tolist(), tokenizer, around) for row in rows) if len(texts) == spec.texts]
         if spec.texts == 2:
             return [(json.dumps({"pair": pair}).encode(), "application/json") for pair in inputs or [[NO_TEXT, NO_TEXT]]]
         return [(text.encode(), "text/plain") for (text,) in inputs or [[NO_TEXT]]]
@@ -89,10 +90,9 @@ def golden_bodies(package: Package) -> list[tuple[bytes, str]]:
     return bodies
 
 
-def _texts_in(ids: list[int], tokenizer: Tokenizer, spec: TextInput) -> list[str]:
-    """Read a row's texts from its tokens: they lie between those that are special, or padding; what is unknown is left out."""
-    special = ({i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special} | {spec.pad_id}) - {spec.unknown_id}
-    runs = [tokenizer.decode(list(run)).strip() for is_special, run in itertools.groupby(ids, special.__contains__) if not is_special]
+def _texts_in(ids: list[int], tokenizer: Tokenizer, around: set[int]) -> list[str]:
+    """Read a row's texts from its tokens: they lie between those that stand around texts; what is unknown is left out."""
+    runs = [tokenizer.decode(list(run)).strip() for is_around, run in itertools.groupby(ids, around.__contains__) if not is_around]
     return [text for text in runs if text]
 
 

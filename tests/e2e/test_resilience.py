@@ -107,7 +107,7 @@ def test_worker_killed_in_a_container_is_replaced_mlserver_1431(small_package: P
         assert eventually(lambda: metric(server, "fmx_workers_alive") == 2)
         victim = server.children()[0]
         os.kill(victim, signal.SIGKILL)
-        assert eventually(lambda: victim not in server.children() and len(server.children()) == 2, 30)
+        assert eventually(lambda: victim not in server.children() and len(server.children()) == 2, 10)
         assert eventually(lambda: metric(server, "fmx_workers_alive") == 2 and metric(server, "fmx_ready_workers") == 2)
         assert httpx.get(f"{server.url}/readyz").status_code == 200
         assert ask(server, key, image, client).status_code == 200
@@ -121,7 +121,7 @@ def test_worker_that_is_not_replaced_leaves_the_others_not_ready_mlserver_1431(s
     with serving(tmp_path, small_package.folder, **variables) as server:
         assert eventually(lambda: metric(server, "fmx_workers_alive") == 2)
         os.kill(server.children()[0], signal.SIGKILL)
-        assert eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 30)
+        assert eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 15)
         assert "1 of 2 workers is gone" in httpx.get(f"{server.url}/readyz").text
         assert metric(server, "fmx_workers_alive") == 1
 

@@ -11,23 +11,17 @@ import torch
 
 from finetune.network import restore_network
 from fmx.contract import TextInput
-from fmx.data import reopen_source
-from fmx.data.rows import read_splits
 from fmx.evaluation import evaluate_package
 from fmx.package import Package
 from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
 from fmx.run import Run, task_of
 from fmx.statistics import softmax
+from tests.export.test_text import assert_answers_as_the_run
 
 
 def test_graph_answers_as_the_run_does(pair_package: Package, pair_run: Run) -> None:
-    predictor = PackagePredictor.open(pair_package.folder, variant="fp32")
-    rows = read_splits(reopen_source(pair_run.info.settings), task_of(pair_run))["test"]
-    with torch.inference_mode():
-        eager = softmax(restore_network(pair_run)(torch.from_numpy(rows.values)).numpy())
-    assert np.abs(predictor.run_all(rows.values) - eager).max() < 1e-4
-    assert predictor.replay_golden_rows() < 1e-4
+    assert_answers_as_the_run(pair_package, pair_run)
 
 
 @pytest.mark.parametrize("length", [5, 8, 17, 48])

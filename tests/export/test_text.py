@@ -30,14 +30,18 @@ from fmx.run import Run, task_of
 from fmx.statistics import softmax
 
 
-def test_package_of_texts_holds_its_tokenizer_and_answers_as_the_run_does(text_package: Package, text_run: Run) -> None:
-    assert (text_package.folder / "tokenizer.json").read_bytes() == (text_run.folder / "tokenizer.json").read_bytes()
-    predictor = PackagePredictor.open(text_package.folder, variant="fp32")
-    rows = read_splits(reopen_source(text_run.info.settings), task_of(text_run))["test"]
+def assert_answers_as_the_run(package: Package, run: Run) -> None:
+    predictor = PackagePredictor.open(package.folder, variant="fp32")
+    rows = read_splits(reopen_source(run.info.settings), task_of(run))["test"]
     with torch.inference_mode():
-        eager = softmax(restore_network(text_run)(torch.from_numpy(rows.values)).numpy())
+        eager = softmax(restore_network(run)(torch.from_numpy(rows.values)).numpy())
     assert np.abs(predictor.run_all(rows.values) - eager).max() < 1e-4
     assert predictor.replay_golden_rows() < 1e-4
+
+
+def test_package_of_texts_holds_its_tokenizer_and_answers_as_the_run_does(text_package: Package, text_run: Run) -> None:
+    assert (text_package.folder / "tokenizer.json").read_bytes() == (text_run.folder / "tokenizer.json").read_bytes()
+    assert_answers_as_the_run(text_package, text_run)
     reference = json.loads((text_package.folder / "reference.json").read_text())
     assert {"tokens", "unknown_share", "latin_share", "han_share", "confidence", "entropy", "class_share"} < set(reference)
     assert "brightness" not in reference

@@ -115,14 +115,14 @@ def test_segments_reach_the_encoder_as_its_own_tokenizer_gives_them(pair_run: Ru
 
 
 @pytest.mark.parametrize(
-    ("config", "kind", "has_segments"),
+    ("config", "kind"),
     [
-        (BertConfig(type_vocab_size=1), BertModel, False),
-        (RobertaConfig(type_vocab_size=1, max_position_embeddings=70, pad_token_id=0), RobertaModel, False),
-        (DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2, max_position_embeddings=64), DistilBertModel, False),
+        (BertConfig(type_vocab_size=1), BertModel),
+        (RobertaConfig(type_vocab_size=1, max_position_embeddings=70, pad_token_id=0), RobertaModel),
+        (DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2, max_position_embeddings=64), DistilBertModel),
     ],
 )
-def test_models_without_segments_read_pairs_too(config: Any, kind: Any, has_segments: bool, tiny_encoder: Path, tmp_path: Path) -> None:
+def test_models_without_segments_read_pairs_too(config: Any, kind: Any, tiny_encoder: Path, tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
     small = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     for name, value in (small | ({"max_position_embeddings": 64} if kind is BertModel else {})).items():
@@ -130,7 +130,7 @@ def test_models_without_segments_read_pairs_too(config: Any, kind: Any, has_segm
             setattr(config, name, value)
     kind(config).save_pretrained(tmp_path)
     base = build_text_model(str(tmp_path), "default", 32, 2, texts=2)
-    assert (base.spec.separator_id is not None) is has_segments
+    assert base.spec.separator_id is None
     task = TextPair(("0", "1"), base.spec, tokenizer_of(base.files["tokenizer.json"].encode(), "here"))
     row = torch.from_numpy(task.row(joined([b"late", b"card"]))[None])
     assert torch.isfinite(base.module(row.long()[:, :16])).all()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fmx.data import Columns, Source, columns_with, open_source
+from fmx.data import GUESSED, Columns, Source, columns_with, open_source
 from fmx.data.check import check_texts
 from fmx.errors import DataError, UsageError
 from fmx.pairs import joined, shown, texts_of
@@ -118,7 +118,7 @@ def test_query_that_the_data_tear_is_told(tmp_path: Path) -> None:
 def test_columns_are_told_one_by_one_or_as_trained() -> None:
     known = {"data": "x.csv", "text_column": "title", "pair_column": "reply", "label_column": "clicked", "query_column": "qid"}
     assert columns_with(known, "x.csv", Columns(label="bought"), TASK) == Columns("title", "bought", "reply", "qid")
-    assert columns_with(known, "x.csv", None, TASK) == Columns("title", "clicked", "reply", "qid")
+    assert columns_with(known, "x.csv", GUESSED, TASK) == Columns("title", "clicked", "reply", "qid")
     assert columns_with(known, "y.csv", Columns(query="other"), TASK) == Columns(query="other")
     for told, data, task, said in (
         (Columns(query="other"), "x.csv", TASK, "was split without --query-column other"),

@@ -13,9 +13,8 @@ import pytest
 
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
-from tests.serve.listening import configured
 from tests.serve.test_openapi import assert_service_is_as_described
-from tests.serve.test_service import Service, error_of
+from tests.serve.test_service import Service, error_of, running
 from tests.texts import make_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -26,10 +25,8 @@ JSON = "application/json"
 
 @pytest.fixture(scope="module")
 def service(embedding_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with configured(embedding_package, tmp_path_factory.mktemp("keys")) as key:
-        made = Service(key)
+    with running(embedding_package, tmp_path_factory.mktemp("keys")) as made:
         yield made
-        made.close()
 
 
 def ask(service: Service, content: Any, kind: str = JSON, query: str = "", key: str | None = None) -> httpx.Response:
@@ -93,11 +90,9 @@ def test_embedding_wants_a_key(service: Service) -> None:
 
 def test_package_without_one_says_so(text_package: Package, light_package: Package, tmp_path: Path) -> None:
     for number, package in enumerate((text_package, light_package)):
-        with configured(package, tmp_path / str(number)) as key:
-            service = Service(key)
+        with running(package, tmp_path / str(number)) as service:
             error = error_of(ask(service, {"text": "late"}), 404, "not_found")
             assert ("--embedding" in error["hint"]) == (package is text_package)
-            service.close()
 
 
 def test_description_and_service_agree(embedding_package: Package, tmp_path: Path) -> None:

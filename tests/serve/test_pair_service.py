@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,10 +18,9 @@ from fmx.package import Package
 from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
 from serve.scaling.capacity import golden_bodies
-from tests.serve.listening import configured
 from tests.serve.test_openapi import assert_service_is_as_described
-from tests.serve.test_service import Service, error_of
-from tests.serve.test_text_service import binary, infer, tensor
+from tests.serve.test_service import Service, error_of, running
+from tests.serve.test_text_service import ask, binary, infer, tensor
 from tests.texts import make_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -34,20 +32,13 @@ JSON = "application/json"
 
 @pytest.fixture(scope="module")
 def service(pair_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with configured(pair_package, tmp_path_factory.mktemp("keys")) as key:
-        made = Service(key)
+    with running(pair_package, tmp_path_factory.mktemp("keys")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")
 def predictor(pair_package: Package) -> PackagePredictor:
     return PackagePredictor.open(pair_package.folder)
-
-
-def ask(service: Service, content: Any, query: str = "") -> httpx.Response:
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return service.predict(body, JSON, query)
 
 
 def encoded(pairs: list[list[str]]) -> list[bytes]:

@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,12 +87,19 @@ class Service:
         return self.request("POST", f"/v1/predict{query}", key=self.key, headers=headers, **given, **options)
 
 
-@pytest.fixture(scope="module")
-def service(small_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with configured(small_package, tmp_path_factory.mktemp("keys"), FMX_MAX_BODY_BYTES="1000000", FMX_MAX_INPUTS="3") as key:
+@contextmanager
+def running(package: Package, folder: Path, **variables: Any) -> Iterator[Service]:
+    """Run the service of a package in this process until the block ends."""
+    with configured(package, folder, **variables) as key:
         made = Service(key)
         yield made
         made.close()
+
+
+@pytest.fixture(scope="module")
+def service(small_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(small_package, tmp_path_factory.mktemp("keys"), FMX_MAX_BODY_BYTES="1000000", FMX_MAX_INPUTS="3") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

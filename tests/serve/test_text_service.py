@@ -33,9 +33,8 @@ from serve.lanes import open_lanes
 from serve.scaling.capacity import golden_bodies
 from serve.settings import ServeSettings
 from tests.e2e.conftest import eventually
-from tests.serve.listening import configured
 from tests.serve.test_openapi import assert_service_is_as_described
-from tests.serve.test_service import Service, error_of
+from tests.serve.test_service import Service, error_of, running
 from tests.texts import CLASSES, make_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -59,10 +58,8 @@ JSON = "application/json"
 
 @pytest.fixture(scope="module")
 def service(text_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with configured(text_package, tmp_path_factory.mktemp("keys")) as key:
-        made = Service(key)
+    with running(text_package, tmp_path_factory.mktemp("keys")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fmx.data.check.texts import TextFacts, read_text_facts
 from fmx.data.parallel import in_threads
 from fmx.data.rows import MOST_UNREADABLE
 from fmx.data.source import Source
-from fmx.texts import MAX_LENGTH, open_tokenizer
+from fmx.texts import MAX_LENGTH, encoded, open_tokenizer
 
 MANY_LONG = 0.10
 """Share of texts that are cut above which it is a warning"""
@@ -105,7 +105,7 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
 
 def _token_count(path: Path) -> Callable[[list[str]], int]:
     tokenizer = open_tokenizer(path)
-    return lambda texts: len(tokenizer.encode(texts[0], texts[1] if len(texts) > 1 else None).ids)
+    return lambda texts: len(encoded(tokenizer, texts).ids)
 
 
 def _character_count(texts: list[str]) -> int:
