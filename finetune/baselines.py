@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 
 from fmx.data.rows import Rows
+from fmx.entities import IGNORED, f1_of
 from fmx.errors import missing_extra
+from fmx.evaluation import counts_of_entities
 from fmx.pairs import texts_of
 from fmx.ranking import ranking_of
 from fmx.statistics import accuracy_of, wilson_interval
+from fmx.tasks import TokenClassification
 
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularisations, of which the validation rows choose."""
 MOST_ROWS = 50_000
 """Training rows of the logistic regression, evenly spread, at most."""
+MOST_UNITS = 100_000
+"""The same, of units of texts."""
 
 
 def require_baselines() -> None:
@@ -55,6 +60,63 @@ def compare_with_baselines(rows: dict[str, Rows], labels: tuple[str, ...], metri
         if metrics["ranking"]["ndcg"] <= ranked["ndcg"]:
             say(f"This training does not rank better than TF-IDF: NDCG {metrics['ranking']['ndcg']:.4f} against {ranked['ndcg']:.4f}.")
     return told
+
+
+def compare_entities(
+    rows: dict[str, Rows], task: TokenClassification, labels: tuple[str, ...], metrics: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Do as `compare_with_baselines` does for entities: no entity anywhere, and TF-IDF of each unit and its neighbours with logistic regression.
+
+    Returns:
+        `baselines`, accuracies over units by `majority` and `tfidf`, and `entity_baselines`, F1 of the same.
+    """
+    test = rows["test"]
+    answers = {"majority": np.zeros(len(test.targets), np.int64), "tfidf": _tfidf_tags(rows, task)}
+    found = {name: wilson_interval(int((said == test.targets).sum()), len(said)) for name, said in answers.items()}
+    scores = {name: f1_of(counts_of_entities(said, test, labels)) for name, said in answers.items()}
+    reached = metrics["entities"]["f1"]
+    if reached <= scores["tfidf"]:
+        against = f"F1 of entities {100 * reached:.2f} % against {100 * scores['tfidf']:.2f} % on the test rows"
+        say(f"This training did not beat TF-IDF with logistic regression: {against}.")
+    return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "entity_baselines": scores}
+
+
+def _tfidf_tags(rows: dict[str, Rows], task: TokenClassification) -> np.ndarray:
+    """Learn what units are from their letters and those of their neighbours, and tag the test rows' units: int64 [m]."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    words = TfidfVectorizer(analyzer=lambda features: features, sublinear_tf=True, max_features=200_000)
+    train, held_out, test = (_features_of_units(rows[split], task) for split in ("train", "validation", "test"))
+    chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_UNITS)).astype(int))
+    known = words.fit_transform([train[i] for i in chosen])
+    targets, wanted = rows["train"].targets[chosen], rows["validation"].targets
+    if len(set(targets.tolist())) < 2:
+        return np.full(len(test), targets[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        models = [LogisticRegression(C=strength, max_iter=100).fit(known, targets) for strength in STRENGTHS]
+    unseen = words.transform(held_out)
+    best = max(models, key=lambda model: float((model.predict(unseen) == wanted).mean()))
+    return np.asarray(best.predict(words.transform(test)), np.int64)
+
+
+def _features_of_units(rows: Rows, task: TokenClassification) -> list[list[str]]:
+    """Describe every unit that bears a tag: itself, its beginning, end and kind of letters, and the units around it."""
+    described: list[list[str]] = []
+    for item, tags in zip(rows.items, rows.labels, strict=True):
+        data = item.read()
+        text, units = data.decode(), task.units(data)
+        words = [text[unit.start : unit.end] for unit in units]
+        padded = ["<", "<", *words, ">", ">"]
+        for place, (unit, word) in enumerate(zip(units, words, strict=True)):
+            if tags[unit.token] != IGNORED:
+                around = [f"{offset}={padded[place + 2 + offset].lower()}" for offset in (-2, -1, 1, 2)]
+                shape = f"{word.istitle():d}{word.isupper():d}{word.isdigit():d}{word.isalnum():d}"
+                ends = [f"^{word[:n].lower()}" for n in (2, 3)] + [f"{word[-n:].lower()}$" for n in (2, 3)]
+                described.append([f"0={word}", f"0~{word.lower()}", f"#{shape}", f"#{shape} {around[1]}", *ends, *around])
+    return described
 
 
 def tfidf_probabilities(train: Rows, validation: Rows, test: Rows, classes: int) -> np.ndarray:

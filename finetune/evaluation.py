@@ -17,10 +17,11 @@ from fmx.evaluation import Evaluation, describe_answers, labelled_rows
 from fmx.progress import progress
 from fmx.run import Run, task_of
 from fmx.statistics import accuracy_of, softmax
+from fmx.texts import spread_answers
 
 
 def eager_logits(network: Network, rows: Rows, device: torch.device, batch_size: int = 64) -> np.ndarray:
-    """Give the network's logits for every row, in full precision: float32 [n, classes]."""
+    """Give the network's logits for every row, in full precision: float32 [n, classes], of tokens [n, max_length, classes]."""
     network.eval()
     return _in_batches(network, network, rows, device, batch_size)
 
@@ -40,19 +41,20 @@ def _in_batches(network: Network, run: Callable[[Tensor], Tensor], rows: Rows, d
     with progress("evaluating", len(rows)) as advance:
         for start in range(0, len(rows), batch_size):
             batch = torch.from_numpy(rows.values[order[start : start + batch_size]]).to(device)
-            answers.append(run(batch).float().cpu().numpy())
+            found = run(batch).float().cpu().numpy()
+            answers.append(spread_answers(found, batch.cpu().numpy(), network.spec.pad_id) if found.ndim == 3 else found)  # type: ignore[union-attr]
             advance(len(batch))
     return np.asarray(np.concatenate(answers)[np.argsort(order)])
 
 
 def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> np.ndarray:
-    """Give the network's probabilities for every row: float64 [n, classes]."""
+    """Give the network's probabilities for every row: float64, of the shape of `eager_logits`."""
     return softmax(eager_logits(network, rows, device))
 
 
 def eager_accuracy(network: Network, rows: Rows) -> float:
-    """Give the share of rows that a network answers rightly, on the device where it lives."""
-    return accuracy_of(eager_logits(network, rows, next(network.parameters()).device), rows.labels).value
+    """Give the share of rows, or of the units of texts, that a network answers rightly, on the device where it lives."""
+    return accuracy_of(rows.picked(eager_logits(network, rows, next(network.parameters()).device)), rows.targets).value
 
 
 def evaluate_run(

@@ -23,6 +23,7 @@ from fmx.contract import ImageInput, Input, TextInput
 from fmx.data import Source, columns_of, reopen_source
 from fmx.data.check import find_leakage
 from fmx.data.rows import Rows, read_splits
+from fmx.entities import kinds_of
 from fmx.errors import DataError, UsageError
 from fmx.pairs import texts_of
 from fmx.ranking import relevance_of
@@ -47,6 +48,7 @@ class Job:
     world: World
     device: torch.device
     source: Source
+    task: Task
     rows: dict[str, Rows]
     built: Built
     say: Say
@@ -91,7 +93,8 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     torch.manual_seed(settings.seed)
     built = _build(settings, source, say)
     spec = built.network.spec
-    rows = read_splits(source, _task(settings, source.labels, built))
+    task = _task(settings, source.labels, built)
+    rows = read_splits(source, task)
     _describe(source, rows, spec, say)
     _check_rows(settings, rows, source, say)
     place = folder()
@@ -101,7 +104,7 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
         sizes = {"max_length": spec.max_length}
     settled = {**pinned, **sizes, "name": place.name, "norm_statistics": _norm_statistics(settings, built.network)}
     settings = settings.model_copy(update=settled)
-    return Job(place, settings, world, device, source, rows, built, say)
+    return Job(place, settings, world, device, source, task, rows, built, say)
 
 
 def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
@@ -117,7 +120,7 @@ def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
         if settings.extend_vocab:
             extension = Extension(settings.extend_vocab, [text for item in source.splits["train"] for text in texts_of(item.read())], say)
         window = settings.max_length or MAX_LENGTH
-        built = build_text_network(settings.model, settings.weights, window, len(source.labels), extension, TEXT_TASKS[settings.task].texts)
+        built = build_text_network(settings.model, settings.weights, window, len(source.labels), extension, settings.task)
     else:
         network, base, _ = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
         built = Built(network, base.weights_origin)
@@ -175,7 +178,8 @@ def _describe(source: Source, rows: dict[str, Rows], spec: Input, say: Say) -> N
         say(f"Skipped {file}: {reason}.")
     counts = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in rows.items())
     size = f"{spec.width} x {spec.height} pixels" if isinstance(spec, ImageInput) else f"up to {spec.max_length} tokens"
-    say(f"{source.name}: {len(source.labels)} classes, {counts} rows of {size}" + (f"; {len(skipped)} inputs skipped." if skipped else "."))
+    what = f"{len(source.labels)} classes" if rows["train"].labels.ndim == 1 else f"entities of {', '.join(kinds_of(source.labels))}"
+    say(f"{source.name}: {what}, {counts} rows of {size}" + (f"; {len(skipped)} inputs skipped." if skipped else "."))
     if any(item.query for item in rows["test"].items) and relevance_of(source.labels) is None:
         say("The labels have no order, so that the candidates of a query are not ranked: whole numbers would have one, or yes and no.")
 

@@ -25,6 +25,7 @@ from finetune.optimisation import build_optimiser, rate_factor
 from finetune.plan import Plan
 from finetune.settings import TrainSettings
 from finetune.speed import autocast, is_out_of_memory
+from finetune.tasks.token_classification import answered
 from finetune.world import World
 from fmx.errors import ModelError
 from fmx.progress import progress
@@ -384,22 +385,23 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_size: int = 128) -> Judged:
-    """Judge a module on the validation rows, each counted once however many processes there are."""
+    """Judge a module on the validation rows, or on the units of them, each counted once however many processes there are."""
     module.eval()
     device = next(module.parameters()).device
     rows, classes = len(plan.validation_labels), int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
-    loss, correct, answers = 0.0, 0, torch.zeros(classes)
+    loss, correct, count, answers = 0.0, 0, 0, torch.zeros(classes)
     order = torch.arange(rows) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
         with autocast(precision, device):
             logits = module(plan.batch(plan.validation_inputs[index], None)).float()
-        wanted = plan.validation_labels[index].to(device)
+        logits, wanted = answered(logits, plan.validation_labels[index].to(device))
+        count += len(wanted)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         said = logits.argmax(dim=1)
         correct += int((said == wanted).sum())
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
-    loss, right, *counts = world.sums([loss, correct, *answers.tolist()])
-    return Judged(loss / rows, right / rows, sum(count > 0 for count in counts))
+    loss, right, judged, *said_of = world.sums([loss, correct, count, *answers.tolist()])
+    return Judged(loss / judged, right / judged, sum(times > 0 for times in said_of))
 
 
 def bucket_by_length(batches: tuple[Tensor, ...], lengths: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -31,7 +31,7 @@ class Measured:
     """As trained, before the temperature."""
     temperature: float
     probabilities: np.ndarray
-    """float64 [n, classes], of the test rows, calibrated"""
+    """float64 [n, classes], of tokens [n, max_length, classes], of the test rows, calibrated"""
     metrics: dict[str, Any]
 
 
@@ -59,12 +59,12 @@ def measure_network(
     weights = {key: value.detach().cpu().clone() for key, value in network.body.state_dict().items()}
     test = rows["test"]
     logits = answers(test)
-    temperature = statistics.fit_temperature(answers(rows["validation"]), rows["validation"].labels)
+    temperature = statistics.fit_temperature(rows["validation"].picked(answers(rows["validation"])), rows["validation"].targets)
     apply_temperature(network, temperature)
     probabilities = statistics.softmax(logits / temperature)
     metrics = {
         **measures_of(probabilities, test, labels),
-        "uncalibrated_error": statistics.calibration_error(statistics.softmax(logits), test.labels),
+        "uncalibrated_error": statistics.calibration_error(statistics.softmax(test.picked(logits)), test.targets),
         "peak_memory_bytes": peak_memory_bytes(device),
     }
     if settings.adversarial != "none" and isinstance(spec, ImageInput):

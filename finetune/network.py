@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -18,10 +17,11 @@ from finetune.text_models import Extension, build_text_model, files_of, rebuild_
 from fmx.contract import ImageInput, Input
 from fmx.errors import ModelError
 from fmx.run import Run
+from fmx.task_names import TEXTS
 
 
 class Network(nn.Module):
-    """Rows [n, *row_shape] to logits float32 [n, classes]; `body` takes rows that are prepared (finetune/rows.py)."""
+    """Rows [n, *row_shape] to logits float32 [n, classes], of tokens [n, length, classes]; `body` takes rows that are prepared (finetune/rows.py)."""
 
     def __init__(self, body: nn.Module, spec: Input) -> None:
         super().__init__()
@@ -83,9 +83,9 @@ class Built:
     """What belongs into the run beside its weights."""
 
 
-def build_text_network(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None, texts: Literal[1, 2] = 1) -> Built:
-    """Build a model of texts, or of pairs of them, with a fresh head. Raises: `ModelError`, `UsageError`."""
-    base = build_text_model(name, weights, max_length, classes, extension, texts)
+def build_text_network(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None, task: str = TEXTS) -> Built:
+    """Build a model of texts, of their tokens, or of pairs of them, with a fresh head. Raises: `ModelError`, `UsageError`."""
+    base = build_text_model(name, weights, max_length, classes, extension, task)
     return Built(Network(base.module, base.spec), base.weights_origin, base.files)
 
 
@@ -142,7 +142,7 @@ def _bare(run: Run, spec: Input) -> nn.Module:
     info = run.info
     if isinstance(spec, ImageInput):
         return _bare_image(info.model, spec.height, len(info.labels), info.structure)
-    return rebuild_text_body(run.folder, spec, len(info.labels))
+    return rebuild_text_body(run.folder, spec, len(info.labels), info.task)
 
 
 def _bare_image(model: str, size: int, classes: int, structure: Structure | None) -> nn.Module:

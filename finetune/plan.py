@@ -27,11 +27,11 @@ class Plan:
     """A stage of a training that the loop can run without knowing the method."""
 
     module: nn.Module
-    """Takes what `batch` gives and returns logits [n, classes]. What of it is frozen stays frozen in `module.train()`."""
+    """Takes what `batch` gives and returns logits [n, classes], of tokens [n, length, classes]. What of it is frozen stays frozen in training."""
     train_inputs: Tensor
     """[n, ...]"""
     train_labels: Tensor
-    """int64 [n]"""
+    """int64 [n], of tokens [n, max_length] as `Rows.labels`"""
     validation_inputs: Tensor
     validation_labels: Tensor
     batch: Batch

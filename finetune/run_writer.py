@@ -18,7 +18,7 @@ from fmx.contract import RunInfo
 from fmx.data.rows import Rows
 from fmx.errors import disk_errors
 from fmx.report import charts, render
-from fmx.report.gallery import mistakes
+from fmx.report.gallery import galleries
 from fmx.run import RUN_FILE, WEIGHTS_FILE
 
 
@@ -65,8 +65,7 @@ def _report(info: RunInfo, epochs: list[Epoch], probabilities: np.ndarray, test:
         curves=_curves(epochs, info.metrics.get("range_test")),
         confusion_chart=charts.matrix(info.metrics["confusion"], info.labels),
         waiting=sum(epoch.waiting * epoch.seconds for epoch in epochs) / max(1e-9, sum(epoch.seconds for epoch in epochs)),
-        confident=mistakes(info.labels, probabilities, test, probabilities.max(axis=1)),
-        worst=mistakes(info.labels, probabilities, test, -probabilities[np.arange(len(test)), test.labels]),
+        **galleries(info.labels, probabilities, test),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmx.settings import check
-from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TaskName
+from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TEXTS, TOKENS, TaskName
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
@@ -52,6 +52,11 @@ IMAGES_ONLY = (
 )
 TEXTS_ONLY = ("max_length", "text_column", "label_column", "extend_vocab", "token_dropout")
 PAIRS_ONLY = ("pair_column", "query_column")
+_WANTED_DATA = {
+    TEXTS: "a table with a text and a label column",
+    PAIRS: "a table with two text columns and a label column",
+    TOKENS: "in CoNLL's format, or rows of a text and its entities",
+}
 
 
 def method_defaults(task: str) -> dict[str, dict[str, float]]:
@@ -218,8 +223,11 @@ class TrainSettings(BaseModel):
         if unused:
             raise ValueError("; ".join(unused))
         if self.task in READ_TEXTS and self.data == "digits":
-            columns = "two text columns and a label column" if self.task == PAIRS else "a text and a label column"
-            raise ValueError(f"--task {self.task} needs texts: --data FILE, a table with {columns}")
+            raise ValueError(f"--task {self.task} needs texts: --data FILE, {_WANTED_DATA[self.task]}")
+        if self.task == TOKENS and self.method in ("linear-probe", "lp-ft"):
+            raise ValueError(f"--method {self.method} would keep a vector of every token on disk; for {TOKENS} use finetune, lora or norm-bias")
+        if self.task == TOKENS and self.balance != "none":
+            raise ValueError(f"--balance is for rows of one class, and a text of {TOKENS} has many tags")
         if self.adversarial == ("fgsm" if self.task in READ_TEXTS else "fgm"):
             of_texts = self.task in READ_TEXTS
             raise ValueError(f"--adversarial {self.adversarial} is for {'images, fgm for texts' if of_texts else 'texts, fgsm for images'}")

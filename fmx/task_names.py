@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 IMAGES: Final = "image-classification"
 TEXTS: Final = "text-classification"
+TOKENS: Final = "token-classification"
 PAIRS: Final = "text-pair"
-READ_TEXTS = (TEXTS, PAIRS)
+READ_TEXTS = (TEXTS, TOKENS, PAIRS)
 """What reads tables of texts, with an encoder and its tokenizer."""
 
-TaskName = Literal["image-classification", "text-classification", "text-pair"]
+TaskName = Literal["image-classification", "text-classification", "token-classification", "text-pair"]

@@ -123,20 +123,18 @@ class TextReader:
             TooLargeError: too many characters.
         """
         texts = self._texts_of(data, limit)
-        if self._tokenizer is None:
-            raise PackageError("This model was opened without its tokenizer.", hint="Open its package, or its run.")
-        ids = self._ids_of(self._tokenizer, texts)
+        ids = self._ids_of(self._opened(), texts)
         row = np.full(self.row_shape, self.spec.pad_id, self.dtype)
         row[: len(ids)] = ids
         return Decoded(row, {**_script_of(texts), **self._token_facts(ids)}, bucket=len(ids).bit_length())
 
     def _texts_of(self, data: bytes, limit: int) -> list[str]:
         if self.spec.texts == 1:
-            return [_text_of(data, limit)]
+            return [text_of(data, limit)]
         parts = data.split(BETWEEN)
         if len(parts) != self.spec.texts:
             raise InputError("The input is not a pair of texts in UTF-8.", hint="Send two texts.")
-        texts = [_text_of(part, limit, f"{which} text") for which, part in zip(("first", "second"), parts, strict=True)]
+        texts = [text_of(part, limit, f"{which} text") for which, part in zip(("first", "second"), parts, strict=True)]
         if sum(map(len, texts)) > limit:
             raise _too_long(limit, "pair")
         return texts
@@ -151,6 +149,25 @@ class TextReader:
             what = "the text" if len(texts) == 1 else "one text of the pair"
             raise InputError(f"There is nothing in {what} that the model could read.", hint="It holds only control or invisible characters.")
         return [i for i, _ in kept]
+
+    def places(self, text: str) -> tuple[list[tuple[int, int]], list[int]]:
+        """Give what `decode` makes no use of: each token's start and end in a text, and whether it stands around the text. In the row's order."""
+        encoding = encoded(self._opened(), [text])
+        told = zip(encoding.ids, encoding.special_tokens_mask, encoding.offsets, strict=True)
+        is_dropped = self._reserved if self.spec.unknown_id is None else set()
+        kept = [(place, is_around) for i, is_around, place in told if is_around or i not in is_dropped]
+        return [place for place, _ in kept], [is_around for _, is_around in kept]
+
+    def token_starts(self, text: str) -> list[int]:
+        """Give where every token of a text begins, however long it is."""
+        encoding = encoded(self._opened(), [text])
+        parts = [encoding, *encoding.overflowing]
+        return [start for part in parts for (start, _), is_around in zip(part.offsets, part.special_tokens_mask, strict=True) if not is_around]
+
+    def _opened(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise PackageError("This model was opened without its tokenizer.", hint="Open its package, or its run.")
+        return self._tokenizer
 
     def _token_facts(self, ids: list[int]) -> dict[str, float]:
         own = len(ids) - self.spec.special_tokens
@@ -185,6 +202,14 @@ class TextReader:
         return rows
 
 
+def spread_answers(answers: np.ndarray, rows: np.ndarray, pad_id: int) -> np.ndarray:
+    """Give answers to tokens, float [n, length, labels], the length of the window, and 0 where rows, int32 [n, max_length], are padding."""
+    spread = np.zeros((len(rows), rows.shape[1], answers.shape[2]), answers.dtype)
+    length = min(answers.shape[1], rows.shape[1])
+    spread[:, :length] = answers[:, :length] * (rows[:, :length] != pad_id)[:, :, None]
+    return spread
+
+
 def lengths_of(rows: np.ndarray, pad_id: int) -> np.ndarray:
     """Count the tokens of rows, special ones included: int32 [n, max_length] to int64 [n]."""
     return np.asarray((rows != pad_id).sum(axis=1))
@@ -206,7 +231,8 @@ def padded_length(longest: int, window: int) -> int:
     return min(window, -(-longest // STEP) * STEP)
 
 
-def _text_of(data: bytes, limit: int, what: str = "text") -> str:
+def text_of(data: bytes, limit: int, what: str = "text") -> str:
+    """Read a text, without its byte order mark. Raises: `InputError`, `TooLargeError` as `TextReader.decode`."""
     if len(data) > 4 * limit:  # no character is longer in UTF-8
         raise _too_long(limit, what)
     try:

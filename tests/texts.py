@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 CLASSES = ("delivery", "payment", "praise")
@@ -52,8 +54,8 @@ def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
-def write_encoder(folder: Path) -> Path:
-    """Save a BERT of 2 layers with seeded random weights, and a WordPiece tokenizer that knows the words of `make_texts`."""
+def write_encoder(folder: Path, more: Iterable[str] = ()) -> Path:
+    """Save a BERT of 2 layers with seeded random weights, and a WordPiece tokenizer that knows the words of `make_texts`, and of `more` texts."""
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -63,7 +65,8 @@ def write_encoder(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     texts = [text for text, _ in make_texts(60)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 [](){}<>.,;:!?'\"-_/@# é ü ñ"] * 3
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=list(SPECIAL), show_progress=False))
+    known = [*texts, *more]
+    tokenizer.train_from_iterator(known, trainers.WordPieceTrainer(vocab_size=300 if len(known) == len(texts) else 400, special_tokens=list(SPECIAL), show_progress=False))
     around = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around)
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
@@ -81,3 +84,33 @@ def write_encoder(folder: Path) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+_NAMES = ("ada", "grace", "alan", "linus", "王芳", "李伟")
+_PLACES = ("paris", "new york", "rome", "buenos aires", "北京", "上海")
+
+
+def make_entities(count: int, seed: int = 0) -> list[dict[str, object]]:
+    """Make {"text", "entities"} in turn in English and Chinese: names of people and places among common words, some of two words."""
+    chooser = random.Random(seed)
+    made: list[dict[str, object]] = []
+    for number in range(count):
+        is_chinese = number % 2 == 1
+        between = "" if is_chinese else " "
+        own = [(name, kind) for names, kind in ((_NAMES, "PER"), (_PLACES, "LOC")) for name in names if name.isascii() != is_chinese]
+        common = [(word, "") for word in _COMMON if word.isascii() != is_chinese]
+        words = [*chooser.sample(own, chooser.randint(0, 2)), *chooser.choices(common, k=chooser.randint(2, 5))]
+        chooser.shuffle(words)
+        text, entities = "", []
+        for word, kind in words:
+            text += between if text else ""
+            if kind:
+                entities.append({"start": len(text), "end": len(text) + len(word), "label": kind})
+            text += word
+        made.append({"text": f"{text} {number}", "entities": entities})
+    return made
+
+
+def write_entities(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path

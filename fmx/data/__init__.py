@@ -12,6 +12,7 @@ from typing import Any
 from fmx.data import huggingface, torchvision
 from fmx.data.cifar10 import find_cifar10, open_cifar10
 from fmx.data.digits import open_digits
+from fmx.data.entities import open_entities
 from fmx.data.folder import open_folder
 from fmx.data.huggingface import open_huggingface
 from fmx.data.manifest import ENDINGS, open_manifest
@@ -20,7 +21,7 @@ from fmx.data.text import GUESSED, Columns, open_text
 from fmx.data.torchvision import open_torchvision
 from fmx.data.webdataset import holds_only_shards, open_webdataset
 from fmx.errors import DataError, UsageError, nearest_names
-from fmx.task_names import IMAGES, PAIRS, READ_TEXTS
+from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TOKENS
 
 NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": lambda seed: open_cifar10(find_cifar10(), seed)}
 """Data known by one name; they have no groups."""
@@ -64,6 +65,8 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
         DataError: no such source, or one that cannot be learnt from.
         UsageError: `group_by` for data that cannot be grouped.
     """
+    if task == TOKENS:
+        return open_entities(spec, seed, group_by, columns)
     if task in READ_TEXTS:
         return open_text(spec, seed, group_by, columns=columns, in_pairs=task == PAIRS)
     if spec in NAMED:

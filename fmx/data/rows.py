@@ -6,8 +6,8 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from fmx.contract import Fingerprint
 from fmx.data.parallel import in_threads
 from fmx.data.source import SPLITS, Item, Source
+from fmx.entities import IGNORED, Span
 from fmx.errors import DataError, InputError, SurroundingsError
-from fmx.tasks import Task
+from fmx.tasks import Piece, Task, TokenClassification
 
 MOST_UNREADABLE = 0.05
 """Share of unreadable files above which nothing is trained or measured."""
@@ -33,7 +34,7 @@ class Rows:
     values: np.ndarray
     """[n, *row_shape] of the task"""
     labels: np.ndarray
-    """int64 [n]"""
+    """int64 [n]; of tokens [n, max_length], `fmx.entities.IGNORED` where a position bears no tag"""
     names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     """(name, reason) of every file that could not be read"""
@@ -48,6 +49,21 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def targets(self) -> np.ndarray:
+        """What is right, of everything that is to be answered: int64 [m], of rows, or of the units of all rows."""
+        return self.labels if self.labels.ndim == 1 else self.labels[self.labels != IGNORED]
+
+    def picked(self, answers: np.ndarray) -> np.ndarray:
+        """Give the answers that `targets` speaks of, float [m, labels], out of those of all rows, [n, ..., labels]."""
+        return answers if self.labels.ndim == 1 else answers[self.labels != IGNORED]
+
+    def sequences(self, picked: np.ndarray) -> list[np.ndarray]:
+        """Cut what was picked, [m, ...], into the texts that it is of, in order; the pieces of one text are put together."""
+        ends = np.cumsum((self.labels != IGNORED).sum(axis=1))
+        begins = [i for i, item in enumerate(self.items) if item.own is None or item.own[0] == 0]
+        return np.split(picked, [int(ends[i - 1]) for i in begins[1:]])
+
 
 def read_splits(source: Source, task: Task, names: tuple[str, ...] = SPLITS) -> dict[str, Rows]:
     """Decode splits of a source with the task's one preprocessing function.
@@ -55,8 +71,9 @@ def read_splits(source: Source, task: Task, names: tuple[str, ...] = SPLITS) -> 
     Raises:
         DataError: more than 5 % of all their files cannot be read, or none of a split's can.
     """
-    splits = {name: _decode(source.splits[name], task, f"reading {name} {task.noun}s") for name in names}
-    _check_skipped(task.noun, [fault for rows in splits.values() for fault in rows.skipped], sum(len(source.splits[name]) for name in names))
+    splits = {name: _decode([*_pieces_of(source.splits[name], task)], task, f"reading {name} {task.noun}s") for name in names}
+    skipped = [fault for rows in splits.values() for fault in rows.skipped]
+    _check_skipped(task.noun, skipped, len(skipped) + sum(map(len, splits.values())))
     for name, rows in splits.items():
         if not len(rows):
             raise DataError(
@@ -65,11 +82,38 @@ def read_splits(source: Source, task: Task, names: tuple[str, ...] = SPLITS) -> 
     return splits
 
 
+def _pieces_of(items: list[Item], task: Task) -> Iterator[Item]:
+    """Cut the items that are longer than the model's window, with their entities, where the task is told of all of a text."""
+    for item in items:
+        if not isinstance(task, TokenClassification):
+            yield item
+            continue
+        try:
+            pieces = task.pieces(item.read())
+        except (InputError, OSError):
+            yield item  # decoding it tells what is wrong with it
+            continue
+        yield item if len(pieces) == 1 else from_piece(item, pieces[0], 0)
+        for number, piece in enumerate(pieces[1:], start=1):
+            yield from_piece(item, piece, number)
+
+
+def from_piece(item: Item, piece: Piece, number: int) -> Item:
+    """Give a piece of an item, with its share of the entities."""
+    end = piece.start + len(piece.data.decode())
+    cut = [Span(label, max(low, piece.start) - piece.start, min(high, end) - piece.start) for label, low, high in item.spans]
+    spans = tuple(span for span in cut if span.start < span.end)
+    own = None if piece.own is None else (piece.own[0] - piece.start if number else 0, piece.own[1] - piece.start)
+    name = f"{item.name}, part {number + 1}"
+    return replace(item, name=name, read=lambda: piece.data, size=lambda: len(piece.data), spans=spans, own=own)
+
+
 def _decode(items: list[Item], task: Task, what: str) -> Rows:
     values = _allocate((len(items), *task.row_shape), task.dtype)
     facts: list[Mapping[str, float]] = [{}] * len(items)
     digests: list[bytes] = [b""] * len(items)
     labelled: list[bytes] = [b""] * len(items)
+    targets: list[np.ndarray] = [np.empty(0, np.int64)] * len(items)
     reasons: dict[int, str] = {}
 
     def decode(index: int) -> None:
@@ -78,7 +122,8 @@ def _decode(items: list[Item], task: Task, what: str) -> Rows:
             values[index], facts[index], _ = task.decode(data)
             digest = hashlib.sha256(data)
             digests[index] = digest.digest()
-            digest.update(items[index].label.to_bytes(8, "little"))
+            targets[index] = task.target(items[index], data)
+            digest.update(targets[index].astype("<i8").tobytes())
             labelled[index] = digest.digest()
         except (InputError, OSError) as error:
             reasons[index] = error.message if isinstance(error, InputError) else f"it cannot be read ({error.strerror})"
@@ -87,7 +132,7 @@ def _decode(items: list[Item], task: Task, what: str) -> Rows:
     kept = np.array([index for index in range(len(items)) if index not in reasons], dtype=np.int64)
     return Rows(
         values=_compact(values, kept),
-        labels=np.array([items[index].label for index in kept], dtype=np.int64),
+        labels=np.stack([targets[index] for index in kept]) if len(kept) else np.empty(0, np.int64),
         names=tuple(items[index].name for index in kept),
         skipped=tuple((items[index].name, reasons[index]) for index in sorted(reasons)),
         fingerprint=Fingerprint(rows=len(kept), sha256=hashlib.sha256(b"".join(labelled[index] for index in kept)).hexdigest()),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fmx.entities import Span
 from fmx.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -36,6 +37,10 @@ class Item:
     """Rows of one likeness, such as texts that differ in case alone, never get into different splits either."""
     query: str | None = None
     """Rows of one query are candidates that are ranked against each other; they never get into different splits."""
+    spans: tuple[Span, ...] = ()
+    """The entities of a text"""
+    own: tuple[int, int] | None = None
+    """Of a piece of a longer text: from where to where its tags count, in its code points; the rest is another piece's. None for all of it."""
 
 
 @dataclass(frozen=True)

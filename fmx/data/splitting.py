@@ -32,6 +32,18 @@ def complete_splits(given: dict[str, list[Item]], labels: tuple[str, ...], seed:
     """
     missing = {name: HELD_OUT for name in ("validation", "test") if not given.get(name)}
     check_classes(given["train"], labels, 1 + len(missing), where, noun)
+    return _completed(given, labels, seed, where, missing)
+
+
+def complete_unlabelled(given: dict[str, list[Item]], seed: int, where: str, noun: str) -> dict[str, list[Item]]:
+    """Do as `complete_splits` does, for items that are of no one class. Raises: `DataError`."""
+    missing = {name: HELD_OUT for name in ("validation", "test") if not given.get(name)}
+    if len(given["train"]) < 1 + len(missing):
+        raise DataError(f"{where} has too few {noun}: {len(given['train'])}.", hint=f"It needs one a split at the least; add {noun}.")
+    return _completed(given, (noun,), seed, where, missing)
+
+
+def _completed(given: dict[str, list[Item]], labels: tuple[str, ...], seed: int, where: str, missing: dict[str, float]) -> dict[str, list[Item]]:
     _check_groups(given, where)
     dealt = given | deal(given["train"], labels, seed, missing) if missing else given
     return {name: dealt[name] for name in SPLITS}

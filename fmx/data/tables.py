@@ -10,7 +10,7 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,19 +49,24 @@ class Table:
         return () if self.encoding == "UTF-8" else (f"{name} is not UTF-8; it was read as {self.encoding}.",)
 
 
-def read_table(path: Path, known: Collection[str]) -> Table:
+Reader = Callable[[Path, Collection[str]], Table]
+"""Reads a file; columns that the caller knows may help."""
+
+
+def read_table(path: Path, known: Collection[str], readers: Mapping[str, Reader] | None = None) -> Table:
     """Read a table, in the format that its ending says.
 
     Args:
-        path: of the table; its ending is one of `READERS`.
+        path: of the table; its ending is one of the readers'.
         known: columns that the caller knows, in lower case: the delimiter of a `.csv` is the one that finds most of them.
+        readers: by ending; default `READERS`.
 
     Raises:
         DataError: it cannot be read at all, or has a column twice.
         SurroundingsError: a `.parquet` without pyarrow.
     """
     with disk_errors(f"reading {path}"):
-        return READERS[path.suffix.lower()](path, known)
+        return (readers or READERS)[path.suffix.lower()](path, known)
 
 
 def as_text(value: Any) -> str:
@@ -210,7 +215,8 @@ def _delimiter(text: str, known: Collection[str]) -> str:
     return max(DELIMITERS, key=score)
 
 
-def _read_jsonl(path: Path, _known: Collection[str]) -> Table:
+def read_jsonl(path: Path, _known: Collection[str]) -> Table:
+    """Read a JSON object a line; values are whatever JSON holds."""
     text, encoding = decode(path.read_bytes(), path)
     rows: list[Row] = []
     faults: list[str] = []
@@ -243,7 +249,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _read_parquet(path: Path, _known: Collection[str]) -> Table:
+def read_parquet(path: Path, _known: Collection[str]) -> Table:
+    """Read every column that holds no bytes."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -270,9 +277,9 @@ def _once(path: Path, columns: list[str]) -> list[str]:
     return columns
 
 
-READERS: dict[str, Callable[[Path, Collection[str]], Table]] = {
+READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".tsv": functools.partial(_read_csv, delimiter="\t"),
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
 }

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmx.data.huggingface import PREFIX, load_tables, sort_classes
+from fmx.data.huggingface import sort_classes
 from fmx.data.likeness import likeness_of
-from fmx.data.source import SPLIT_NAMES, SPLITS, Item, Source, label_items
+from fmx.data.parts import Part, check_column, listed, open_parts
+from fmx.data.source import SPLITS, Item, Source, label_items
 from fmx.data.splitting import complete_splits, torn
-from fmx.data.tables import READERS, Row, Table, as_text, check_rows, first_few, is_placed, read_split, read_table
-from fmx.errors import DataError, nearest_names
+from fmx.data.tables import Row, as_text, check_rows, first_few, is_placed, read_split
+from fmx.errors import DataError
 from fmx.pairs import joined
 from fmx.task_names import PAIRS, READ_TEXTS
 
@@ -39,7 +40,9 @@ RELEVANCE_COLUMNS = ("label", "labels", "relevance", "clicked", "click", "is_dup
 MOST_EMPTY = 0.05
 """Share of rows without a text above which nothing is trained or measured."""
 
-KINDS = f"a {', '.join(READERS)} file, a folder with one for train (and validation, test), or {PREFIX}NAME"
+KNOWN = {*TEXT_COLUMNS, *LABEL_COLUMNS, *RELEVANCE_COLUMNS, *QUERY_COLUMNS, *(name for pair in PAIR_COLUMNS for name in pair), "split", "group"}
+"""Names by which the delimiter of a `.csv` is found."""
+
 _NAME_THEM = "Name the columns with --text-column and --label-column."
 _NAME_PAIR = "Name the columns with --text-column, --pair-column and --label-column."
 
@@ -69,21 +72,6 @@ class Columns(NamedTuple):
 
 
 GUESSED = Columns()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One table of a source."""
-
-    where: str
-    """What messages call it."""
-    table: Table
-    prefix: str = ""
-    """In front of the names of its rows, where there are several tables."""
-    split: str | None = None
-    """What its file or data set says; None where its rows do, or nothing does."""
-    classes: dict[str, list[str]] = field(default_factory=dict)
-    """Names of classes, in the data set's order, by the columns that have them."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,7 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
         DataError: no such data, a column that is not there, bad rows (all at once), or rows that cannot be learnt from.
         SurroundingsError: a library that reads the format is not installed.
     """
-    parts, notes = _open_parts(spec, [name for name in (*columns, group_by) if name])
+    parts, notes = open_parts(spec, KNOWN | {name.lower() for name in (*columns, group_by) if name})
     train = next((part for part in parts if part.split in ("train", None)), parts[0])
     chosen = _choose_columns(train, columns, group_by, in_pairs)
     for part in parts:
@@ -149,77 +137,7 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
     return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
 
 
-def _open_parts(spec: str, named: list[str]) -> tuple[list[_Part], list[str]]:
-    path = Path(spec)
-    if spec.startswith(PREFIX):
-        return _open_dataset(spec)
-    if path.is_dir():
-        return _open_folder(path, named)
-    if not path.exists():
-        raise DataError(f"There is no data at {spec!r}.", hint=f"Give {KINDS}.")
-    if path.suffix.lower() not in READERS:
-        raise DataError(f"{spec} is no table that fmx reads.", hint=f"Give {KINDS}.")
-    return [_Part(spec, _read_table(path, named))], []
-
-
-def _read_table(path: Path, named: list[str]) -> Table:
-    known = *TEXT_COLUMNS, *LABEL_COLUMNS, *RELEVANCE_COLUMNS, *QUERY_COLUMNS, *(name for pair in PAIR_COLUMNS for name in pair)
-    return read_table(path, {*known, "split", "group", *(name.lower() for name in named)})
-
-
-def _open_folder(root: Path, named: list[str]) -> tuple[list[_Part], list[str]]:
-    """Read the file of every split. Raises: `DataError` without one for training, or with two for one split."""
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in READERS and path.is_file())
-    splits: dict[str, Path] = {}
-    for path in files:
-        split = SPLIT_NAMES.get(path.stem.lower())
-        if split in splits:
-            raise DataError(f"{root} has two files for {split}: {splits[split].name}, {path.name}.", hint="Leave one of them there.")
-        if split:
-            splits[split] = path
-    if "train" not in splits:
-        there = first_few([path.name for path in files]) or "none"
-        raise DataError(
-            f"{root} has no train file; its tables: {there}.", hint=f"Call one train{files[0].suffix if files else '.csv'}, or give {KINDS}."
-        )
-    several = len(splits) > 1
-    parts = [
-        _Part(str(path), _read_table(path, named), f"{path.name} " if several else "", split if several else None)
-        for split, path in ((split, splits[split]) for split in SPLITS if split in splits)
-    ]
-    unused = [path.name for path in files if path not in splits.values()]
-    return parts, [f"Files not used: {first_few(unused)}."] if unused else []
-
-
-def _open_dataset(spec: str) -> tuple[list[_Part], list[str]]:
-    tables, notes = load_tables(spec)
-    several = len(tables) > 1
-    parts = []
-    for split, dataset in tables.items():
-        table, classes = _dataset_table(dataset)
-        parts.append(_Part(f"{spec} ({split})" if several else spec, table, f"{split} " if several else "", split if several else None, classes))
-    return parts, list(notes)
-
-
-def _dataset_table(dataset: Any) -> tuple[Table, dict[str, list[str]]]:
-    """Take the columns of plain values out of a `datasets.Dataset`, classes by their names."""
-    import datasets
-
-    classes = {name: list(feature.names) for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)}
-    plain = [name for name, feature in dataset.features.items() if name in classes or _is_plain(feature, datasets.Value)]
-    rows: list[Row] = [(f"row {number}", row) for number, row in enumerate(dataset.select_columns(plain).to_list(), start=1)]
-    for column, names in classes.items():
-        for _, row in rows:
-            index = row[column]
-            row[column] = names[index] if index is not None and 0 <= index < len(names) else None
-    return Table(list(dataset.features), rows, []), {column: [as_text(name) for name in names] for column, names in classes.items()}
-
-
-def _is_plain(feature: Any, value_type: type) -> bool:
-    return isinstance(feature, value_type) and "binary" not in getattr(feature, "dtype", "")
-
-
-def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
+def _choose_columns(part: Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
     """Find the columns that are not told. Raises: `DataError`."""
     _check_columns(part, [name for name in (*told, group_by) if name], in_pairs)
     columns = part.table.columns
@@ -231,7 +149,7 @@ def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: 
     texts, label = _guess_pair(columns, free, told) if in_pairs else _guess_text(part, free, told)
     if len(texts) < 1 + in_pairs or not label:
         lacks = " and ".join(what for what, is_there in ((_wanted(in_pairs), len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
-        raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {_listed(columns)}.", hint=_hint(in_pairs))
+        raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {listed(columns)}.", hint=_hint(in_pairs))
     twice = [name for name in (*texts, label) if [*texts, label].count(name) > 1]
     if twice:
         what = "both text and label" if twice[0] == label else "both texts of a pair"
@@ -239,7 +157,7 @@ def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: 
     return _Chosen(texts, label, None if part.split else split, group, query)
 
 
-def _guess_text(part: _Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
+def _guess_text(part: Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
     """Choose the columns of the text and the label, as far as names, or there being no other, tell."""
     free = [name for name in columns if name not in told]
     text = told.text or _find(free, TEXT_COLUMNS)
@@ -294,10 +212,6 @@ def _mean_length(rows: list[Row], column: str) -> float:
     return float(np.mean([len(as_text(row.get(column))) for _, row in rows] or [0]))
 
 
-def _listed(columns: list[str]) -> str:
-    return ", ".join(columns) or "none"
-
-
 def _hint(in_pairs: bool) -> str:
     return _NAME_PAIR if in_pairs else _NAME_THEM
 
@@ -310,23 +224,18 @@ def _lack(in_pairs: bool) -> str:
     return "do not have two texts" if in_pairs else "have no text"
 
 
-def _check_columns(part: _Part, needed: list[str], in_pairs: bool) -> None:
+def _check_columns(part: Part, needed: list[str], in_pairs: bool) -> None:
     """Check that columns are there and hold plain values. Raises: `DataError`."""
     table = part.table
     if not table.columns:
         check_rows(part.where, 0, table.faults, (), "Give rows with a text and a label.")
     for name in needed:
-        if name not in table.columns:
-            near = nearest_names(name, table.columns)
-            raise DataError(
-                f"{part.where} has no column {name!r}; its columns: {_listed(table.columns)}.",
-                hint=f"{f'Did you mean {near}? ' if near else ''}{_hint(in_pairs)}",
-            )
+        check_column(part, name, _hint(in_pairs))
         if table.rows and not any(name in row for _, row in table.rows):  # bytes in Parquet, images or lists in `datasets`
             raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=_hint(in_pairs))
 
 
-def _read_part(part: _Part, columns: _Chosen, found: _Found) -> None:
+def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
     """Turn the rows of a table into labelled items."""
     found.faults += [part.prefix + fault for fault in part.table.faults]
     placed = columns.split is not None and is_placed(part.table.rows, columns.split)
@@ -391,11 +300,11 @@ def _check_found(spec: str, found: _Found, in_pairs: bool) -> None:
     check_rows(spec, found.count(), found.faults, found.rows, f"Give rows with {_wanted(in_pairs)} and a label.")
 
 
-def _encoding_notes(parts: list[_Part]) -> list[str]:
+def _encoding_notes(parts: list[Part]) -> list[str]:
     return [note for part in parts for note in part.table.notes(Path(part.where).name)]
 
 
-def _column_notes(part: _Part, columns: _Chosen, told: Columns) -> list[str]:
+def _column_notes(part: Part, columns: _Chosen, told: Columns) -> list[str]:
     """Say which columns were taken on a guess, and which are not used."""
     guessed = (
         (not told.text and columns.texts[0] != "text") or (not told.label and columns.label != "label") or (len(columns.texts) > 1 and not told.pair)

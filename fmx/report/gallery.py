@@ -16,6 +16,23 @@ MISTAKES = 12
 SHOWN_CHARACTERS = 200
 
 
+def galleries(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows) -> dict[str, list[dict[str, Any]]]:
+    """Give the wrong answers that were `confident`, and those that are `worst`; none of tokens, whose entities are told one by one elsewhere.
+
+    Args:
+        labels: of the model.
+        probabilities: float [n, labels], of tokens [n, max_length, labels].
+        test: the rows that were answered.
+    """
+    if test.labels.ndim > 1:
+        return {"confident": [], "worst": []}
+    chances = probabilities[np.arange(len(test)), test.labels]
+    return {
+        "confident": mistakes(labels, probabilities, test, probabilities.max(axis=1)),
+        "worst": mistakes(labels, probabilities, test, -chances),
+    }
+
+
 def mistakes(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows, order: np.ndarray) -> list[dict[str, Any]]:
     """Give wrongly answered test rows, those with the highest `order`, float [n], first."""
     predicted = probabilities.argmax(axis=1)

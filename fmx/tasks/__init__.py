@@ -7,15 +7,28 @@ from pathlib import Path
 from fmx.contract import ImageInput, TextInput
 from fmx.errors import PackageError, UsageError, nearest_names
 from fmx.tasks.image_classification import ImageClassification
-from fmx.tasks.task import Task
+from fmx.tasks.task import Piece, Task
 from fmx.tasks.text_classification import TextClassification
 from fmx.tasks.text_pair import TextPair
+from fmx.tasks.token_classification import TokenClassification
 from fmx.texts import TOKENIZER_FILE, open_tokenizer
 
-TEXT_TASKS: dict[str, type[TextClassification]] = {TextClassification.name: TextClassification, TextPair.name: TextPair}
+TEXT_TASKS: dict[str, type[TextClassification]] = {task.name: task for task in (TextClassification, TokenClassification, TextPair)}
 TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {ImageClassification.name: ImageClassification, **TEXT_TASKS}
 
-__all__ = ["TASKS", "TEXT_TASKS", "ImageClassification", "Task", "TextClassification", "TextPair", "open_task", "require_images", "require_texts"]
+__all__ = [
+    "TASKS",
+    "TEXT_TASKS",
+    "ImageClassification",
+    "Piece",
+    "Task",
+    "TextClassification",
+    "TextPair",
+    "TokenClassification",
+    "open_task",
+    "require_images",
+    "require_texts",
+]
 
 
 def open_task(name: str, labels: tuple[str, ...], spec: ImageInput | TextInput, folder: Path | None = None) -> Task:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from fmx.contract import ImageInput, TextInput
 from fmx.decoded import Decoded
+from fmx.texts import MAX_CHARACTERS
+
+if TYPE_CHECKING:
+    from fmx.data.source import Item
 
 
 class Reader(Protocol):
@@ -40,6 +45,16 @@ class Reader(Protocol):
         """Make rows of no meaning, always the same."""
 
 
+class Piece(NamedTuple):
+    """What of an input becomes one row."""
+
+    data: bytes
+    start: int = 0
+    """Of a text: where it begins, in code points."""
+    own: tuple[int, int] | None = None
+    """From where to where, in the whole text, its answers count; None for all of it."""
+
+
 class Task:
     """One kind of question: a reader of its inputs, and labels."""
 
@@ -61,6 +76,31 @@ class Task:
         self.dtype, self.row_shape = reader.dtype, reader.row_shape
         self.decode, self.feed, self.order = reader.decode, reader.feed, reader.order
         self.features, self.example, self.noise = reader.features, reader.example, reader.noise
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Of one row's probabilities: (labels,)."""
+        return (len(self.labels),)
+
+    def spread(self, answers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Give a graph's answers to rows, [n, *row_shape], the shape [n, *answer_shape]: they have it."""
+        return answers
+
+    def pieces(self, data: bytes, limit: int = MAX_CHARACTERS) -> list[Piece]:
+        """Cut an input into what is one row each: it is one. Raises: `InputError` where the input has to be read for it."""
+        return [Piece(data)]
+
+    def target(self, item: Item, data: bytes) -> np.ndarray:
+        """Give what an item, whose bytes are `data`, should be answered with: int64 [], its label."""
+        return np.asarray(item.label, np.int64)
+
+    def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> dict[str, Any]:
+        """Turn the probabilities of an input's pieces, float [*answer_shape] each, into what is told of the input."""
+        return self.prediction(probabilities[0], top_k)
+
+    def counted(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+        """Give the labels, with scores, that an answer comes to for whoever counts: the first."""
+        return [(answer["labels"][0]["label"], answer["labels"][0]["score"])]
 
     def row(self, data: bytes) -> np.ndarray:
         """Turn one input's bytes into one row, of `dtype` and `row_shape`. Raises: `InputError`."""

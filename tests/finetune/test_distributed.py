@@ -51,7 +51,7 @@ def test_two_processes_reach_what_one_reaches_and_write_once(digit_folder: MakeF
     assert said.count("epoch   1") == 1
     assert "effective batch size" in said
     one = train_run(data=data, name="one", **settings)
-    assert abs(two["accuracy"]["value"] - one.info.accuracy.value) <= 0.005
+    assert abs(two["accuracy"]["value"] - one.info.accuracy.value) <= 1.5 / 24  # of 24 rows one on the edge may fall to either side
     losses = [json.loads((tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()[-1])["train_loss"] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert load_run(tmp_path / "runs" / "two").info.accuracy.value == two["accuracy"]["value"]

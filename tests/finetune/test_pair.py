@@ -106,7 +106,7 @@ def test_order_of_the_texts_matters_where_the_model_has_segments(pair_run: Run) 
 
 def test_segments_reach_the_encoder_as_its_own_tokenizer_gives_them(pair_run: Run, tiny_encoder: Path) -> None:
     """The mean of the encoder's last layer is what transformers computes from its tokenizer's `token_type_ids`."""
-    body = build_text_model(str(tiny_encoder), "default", 48, 2, texts=2).module.eval()
+    body = build_text_model(str(tiny_encoder), "default", 48, 2, task=TASK).module.eval()
     plain, encoder = AutoTokenizer.from_pretrained(tiny_encoder), AutoModel.from_pretrained(tiny_encoder).eval()
     given = plain(["late card"], ["退款 please"], return_tensors="pt", return_token_type_ids=True)
     with torch.inference_mode():
@@ -129,7 +129,7 @@ def test_models_without_segments_read_pairs_too(config: Any, kind: Any, tiny_enc
         if kind is not DistilBertModel or name == "vocab_size":
             setattr(config, name, value)
     kind(config).save_pretrained(tmp_path)
-    base = build_text_model(str(tmp_path), "default", 32, 2, texts=2)
+    base = build_text_model(str(tmp_path), "default", 32, 2, task=TASK)
     assert base.spec.separator_id is None
     task = TextPair(("0", "1"), base.spec, tokenizer_of(base.files["tokenizer.json"].encode(), "here"))
     row = torch.from_numpy(task.row(joined([b"late", b"card"]))[None])
@@ -146,7 +146,7 @@ def test_model_that_parts_pairs_otherwise_is_refused(tiny_encoder: Path, tmp_pat
     tokenizer.save_pretrained(tmp_path)
     AutoModel.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="parts the texts of a pair"):
-        build_text_model(str(tmp_path), "default", 32, 2, texts=2)
+        build_text_model(str(tmp_path), "default", 32, 2, task=TASK)
 
 
 def test_run_is_measured_on_other_pairs_with_their_queries(pair_run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Token classification in training: cross-entropy of the units of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional
+
+from fmx.entities import IGNORED
+
+
+def answered(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the logits and targets of what is to be answered, [m, classes] and int64 [m].
+
+    Args:
+        logits: [n, classes], or of tokens [n, length, classes].
+        targets: int64 [n], or of tokens [n, max_length] with `IGNORED` where a position bears no tag.
+    """
+    if targets.ndim == 1 or logits.ndim == 2:
+        return logits, targets
+    targets = targets[:, : logits.shape[1]]
+    is_unit = targets != IGNORED
+    return logits[is_unit], targets[is_unit]
+
+
+def token_loss(label_smoothing: float, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the training loss: cross-entropy with label smoothing, summed over the units of a batch, over its rows and the mean units of a row.
+
+    Not over the units of the very batch: the parts of an accumulated batch, and of several processes, would not add up to the whole.
+
+    Args:
+        label_smoothing: share of the target that is spread over all tags.
+        targets: of all training rows, int64 [n, max_length].
+    """
+    units_a_row = max(1.0, float((targets != IGNORED).sum()) / max(1, len(targets)))
+
+    def loss(logits: Tensor, wanted: Tensor) -> Tensor:
+        wanted = wanted[:, : logits.shape[1]]
+        summed = functional.cross_entropy(
+            logits.float().flatten(0, 1), wanted.flatten(), label_smoothing=label_smoothing, reduction="sum", ignore_index=IGNORED
+        )
+        mean: Tensor = summed / (len(wanted) * units_a_row)
+        return mean
+
+    return loss

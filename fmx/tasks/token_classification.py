@@ -1,0 +1,132 @@
+"""Token classification: a text in, the entities in it out, as spans of its characters. A text longer than the window is read in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fmx.contract import TextInput
+from fmx.entities import IGNORED, Found, Unit, find_entities, tag_units, units_of
+from fmx.task_names import TOKENS
+from fmx.tasks.task import Piece
+from fmx.tasks.text_classification import TextClassification
+from fmx.texts import MAX_CHARACTERS, TextReader, spread_answers, text_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from fmx.data.source import Item
+
+OVERLAP = 4
+"""Pieces of a long text overlap by the window over this: each unit is answered where there is text on both its sides."""
+SLACK = 2
+"""Tokens of a window that are left free, for a piece may begin with another token than the text has there."""
+
+
+class TokenClassification(TextClassification):
+    """Rows are token ids, int32 [max_length]; outputs are probabilities float32 [max_length, labels], of which those of units count."""
+
+    name = TOKENS
+    tensor = "text"
+
+    def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__(labels, spec, tokenizer)
+        self._reader = TextReader(spec, tokenizer)
+        self._capacity = spec.max_length - spec.special_tokens
+        self._pad_id = spec.pad_id
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Of one row's probabilities: (max_length, labels)."""
+        return (*self.row_shape, len(self.labels))
+
+    def spread(self, answers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Give a graph's answers, float32 [n, length, labels], the length of the window; padding is answered with 0."""
+        return spread_answers(answers, rows, self._pad_id)
+
+    def pieces(self, data: bytes, limit: int = MAX_CHARACTERS) -> list[Piece]:
+        """Cut a text that is longer than the window into pieces that overlap, where units begin. Raises: `InputError`, `TooLargeError`."""
+        text = text_of(data, limit)
+        starts = self._reader.token_starts(text)
+        if len(starts) <= self._capacity:
+            return [Piece(data)]
+        cuts = _cuts(text, starts, max(1, self._capacity - SLACK))
+        ends = [(end + start) // 2 for (_, end), (start, _) in pairwise(cuts)]
+        own = zip([0, *ends], [*ends, len(text)], strict=True)
+        shift = _mark_before(data)
+        return [
+            Piece(text[start:end].encode(), start + shift, (low + shift, high + shift)) for (start, end), (low, high) in zip(cuts, own, strict=True)
+        ]
+
+    def units(self, data: bytes) -> list[Unit]:
+        """Give the units of a text that fits the window, or of as much of it as does."""
+        shift = _mark_before(data)
+        text = data.decode()[shift:]
+        return [Unit(token, start + shift, end + shift) for token, start, end in units_of(text, *self._reader.places(text))]
+
+    def target(self, item: Item, data: bytes) -> np.ndarray:
+        """Give the tags of an item's units: int64 [max_length], `IGNORED` where a position has none."""
+        units = self.units(data)
+        tags = tag_units(units, item.spans, self.labels)
+        low, high = item.own or (0, len(data))
+        target = np.full(self.row_shape, IGNORED, np.int64)
+        for unit, tag in zip(units, tags, strict=True):
+            if low <= unit.start < high:
+                target[unit.token] = tag
+        return target
+
+    def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> dict[str, Any]:
+        """Turn probabilities, float [max_length, labels] a piece, into `{"entities": [{"label", "start", "end", "text", "score"}]}`, in order.
+
+        Positions are Unicode code points of the text; `top_k` is for other tasks.
+        """
+        places: list[tuple[int, int]] = []
+        answers: list[np.ndarray] = []
+        for piece, said in zip(pieces, probabilities, strict=True):
+            low, high = piece.own or (0, len(data))
+            for unit in self.units(piece.data):
+                if low <= unit.start + piece.start < high:
+                    places.append((unit.start + piece.start, unit.end + piece.start))
+                    answers.append(said[unit.token])
+        text = data.decode()
+        found = find_entities(places, np.array(answers), self.labels)
+        return {"entities": [_shown(text, entity) for entity in found]}
+
+    def counted(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+        """Give every entity's kind and score."""
+        return [(entity["label"], entity["score"]) for entity in answer["entities"]]
+
+
+def _shown(text: str, entity: Found) -> dict[str, Any]:
+    return {"label": entity.label, "start": entity.start, "end": entity.end, "text": text[entity.start : entity.end], "score": entity.score}
+
+
+def _mark_before(data: bytes) -> int:
+    """Count the byte order mark before a text: tokenizers do not see it, and positions count it."""
+    return int(data.startswith(b"\xef\xbb\xbf"))
+
+
+def _cuts(text: str, starts: list[int], capacity: int) -> list[tuple[int, int]]:
+    """Choose pieces of at most so many tokens, of which each begins before the one in front of it ends, and where a unit does.
+
+    Args:
+        text: longer than the window.
+        starts: of its tokens.
+        capacity: tokens of a piece.
+    """
+    begins = {unit.token for unit in units_of(text, [*zip(starts, [*starts[1:], len(text)], strict=True)], [False] * len(starts))}
+    cuts: list[tuple[int, int]] = []
+    first = 0
+    while first + capacity < len(starts):
+        end = first + capacity
+        cuts.append((starts[first], starts[_back(end, end - capacity // (2 * OVERLAP), begins)]))
+        first = max(first + 1, _back(end - capacity // OVERLAP, first + 1, begins))
+    return [*cuts, (starts[first], len(text))]
+
+
+def _back(token: int, least: int, begins: set[int]) -> int:
+    """Go back from a token to one where a unit begins, but not beyond `least`: a word may be longer than the window."""
+    return next((place for place in range(token, least - 1, -1) if place in begins), token)
