@@ -16,7 +16,7 @@ import torch
 
 from export.graph import BATCH, LOGITS, SEQUENCE, input_of, strip_metadata
 from finetune.network import Network
-from finetune.text_models import EmbeddingBody, TextBody
+from finetune.text_models import EmbeddingBody, TextBody, TokenBody
 from fmx.contract import ImageInput, Input
 from fmx.errors import ExportError, first_line
 
@@ -36,7 +36,7 @@ def exporters_for(opset: int) -> tuple[Exporter, ...]:
 
 
 def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = "dynamo", *, embedding: str | None = None) -> onnx.ModelProto:
-    """Export the body: prepared rows to `logits` float32 [batch, classes], the batch axis dynamic, and that of a text's tokens.
+    """Export the body: prepared rows to `logits` float32 [batch, classes], of tokens [batch, sequence, classes], both axes dynamic.
 
     Images are `normalised` float32 [batch, 3, height, width], texts `input_ids` int64 [batch, sequence]. With `embedding`, a name, there is a
     second output, of texts: float32 [batch, width].
@@ -48,10 +48,11 @@ def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = 
     exported: torch.nn.Module = EmbeddingBody(body).eval() if embedding is not None and isinstance(body, TextBody) else body
     outputs = [LOGITS, *([embedding] if embedding is not None else [])]
     axes = {0: BATCH} if isinstance(spec, ImageInput) else {0: BATCH, 1: SEQUENCE}
+    answered = {name: axes if name == LOGITS and isinstance(body, TokenBody) else {0: BATCH} for name in outputs}
     through = _through_dynamo if exporter == "dynamo" else _through_torchscript
     try:
         with _quiet_exporter(), torch.no_grad(), _plain_attention(body):
-            raw = through(exported, network.rows.example(), input_of(spec), outputs, axes, opset)
+            raw = through(exported, network.rows.example(), input_of(spec), axes, answered, opset)
     except Exception as error:  # the exporters wrap whatever their passes raise
         raise ExportError(f"torch.onnx cannot export this model: {first_line(error)}", hint="fmx --debug export shows where.") from error
     model = onnx.load_from_string(raw)
@@ -60,7 +61,11 @@ def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = 
     return strip_metadata(model)
 
 
-def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, outputs: list[str], axes: dict[int, str], opset: int) -> bytes:
+Axes = dict[int, str]
+"""Names of the dynamic ones."""
+
+
+def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, axes: Axes, outputs: dict[str, Axes], opset: int) -> bytes:
     program = torch.onnx.export(
         body,
         (example,),
@@ -69,7 +74,7 @@ def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, out
         opset_version=opset,
         dynamic_shapes=(axes,),
         input_names=[name],
-        output_names=outputs,
+        output_names=list(outputs),
         verbose=False,
     )
     if program is None:
@@ -77,7 +82,7 @@ def _through_dynamo(body: torch.nn.Module, example: torch.Tensor, name: str, out
     return bytes(program.model_proto.SerializeToString())
 
 
-def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str, outputs: list[str], axes: dict[int, str], opset: int) -> bytes:
+def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str, axes: Axes, outputs: dict[str, Axes], opset: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="fmx-export-") as folder:
         path = Path(folder) / "body.onnx"
         torch.onnx.export(
@@ -86,9 +91,9 @@ def _through_torchscript(body: torch.nn.Module, example: torch.Tensor, name: str
             path,
             dynamo=False,
             opset_version=opset,
-            dynamic_axes={name: axes, **{output: {0: BATCH} for output in outputs}},
+            dynamic_axes={name: axes, **outputs},
             input_names=[name],
-            output_names=outputs,
+            output_names=list(outputs),
         )
         return path.read_bytes()
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fmx.contract import ImageInput, Input, ModelContract
+from fmx.contract import ImageInput, Input, ModelContract, TagsOutput
 from fmx.errors import ExportError, first_line
 from fmx.tasks import TextClassification
 
@@ -50,8 +50,8 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
 def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_digest: str, start: Start | None = None) -> onnx.ModelProto:
     """Wrap a body so that it takes raw rows and gives probabilities.
 
-    Images: uint8 [batch, height, width, 3] to float32 [batch, labels]. Texts: int64 [batch, sequence] to the same, and where the contract has
-    an embedding to float32 [batch, width], which the body gives.
+    Images: uint8 [batch, height, width, 3] to float32 [batch, labels]. Texts: int64 [batch, sequence] to the same, or of tokens to float32
+    [batch, sequence, labels], and where the contract has an embedding to float32 [batch, width], which the body gives.
 
     Args:
         body: from `export_body`, or its quantised form.
@@ -77,7 +77,8 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     graph.input.append(rows)
-    graph.output.append(helper.make_tensor_value_info(contract.output.name, TensorProto.FLOAT, [BATCH, len(contract.labels)]))
+    places = [BATCH, SEQUENCE] if isinstance(contract.output, TagsOutput) else [BATCH]
+    graph.output.append(helper.make_tensor_value_info(contract.output.name, TensorProto.FLOAT, [*places, len(contract.labels)]))
     if contract.embedding is not None:
         graph.output.append(helper.make_tensor_value_info(contract.embedding.name, TensorProto.FLOAT, [BATCH, contract.embedding.width]))
     graph.name = contract.task

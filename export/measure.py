@@ -15,11 +15,13 @@ from finetune.network import Network
 from fmx import statistics
 from fmx.contract import Comparison, Interval, Latency, Parity, TextInput
 from fmx.data.rows import Rows
+from fmx.entities import f1_of
 from fmx.errors import ExportError, first_line
+from fmx.evaluation import counts_of_entities, drop_of
 from fmx.host import usable_cpus
 from fmx.predictor import Predictor
 from fmx.progress import progress
-from fmx.statistics import accuracy_of, paired_drop, softmax
+from fmx.statistics import accuracy_of, softmax
 from fmx.tasks import Task
 from fmx.texts import lengths_of
 from fmx.timing import ROUNDS, interleaved
@@ -47,6 +49,8 @@ class Measured:
     probabilities: np.ndarray
     recalls: tuple[float, ...]
     """Of each class; 0 where it has no rows."""
+    entity_f1: float | None = None
+    """Of tokens, whose drop is in points of it."""
 
 
 def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> None:
@@ -66,7 +70,7 @@ def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> 
         batches.append(np.concatenate([predictor.task.example(whole=True), images[:1]]))  # a text as long as the window beside a short one
     for rows in batches:
         with torch.inference_mode():
-            expected = softmax(network(torch.from_numpy(rows)).numpy())
+            expected = predictor.task.spread(softmax(network(torch.from_numpy(rows)).numpy()), rows)
         try:
             answers = predictor.run(rows)
         except Exception as error:  # onnxruntime raises what its native part says
@@ -83,17 +87,18 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     """Measure a variant by its answers to the test rows.
 
     Args:
-        probabilities: the variant's, float [n, classes].
-        eager: the eager network's, float [n, classes].
+        probabilities: the variant's, float [n, classes], of tokens [n, max_length, classes].
+        eager: the eager network's, of the same shape.
         rows: the test rows.
         classes: their names.
         batches: sizes of the batches that the variant ran in.
     """
-    labels, said, reference = rows.labels, probabilities.argmax(axis=1), eager.argmax(axis=1)
-    drop, low, high = paired_drop(reference == labels, said == labels)
+    drop, low, high = drop_of(eager, probabilities, rows, classes)
+    labels, answers, wanted = rows.targets, rows.picked(probabilities), rows.picked(eager)
+    said, reference = answers.argmax(axis=1), wanted.argmax(axis=1)
     worst, lost, support = statistics.worst_class(reference, said, labels, len(classes))
     same = float((said == reference).mean())
-    parity = Parity(rows=len(labels), batch_sizes=batches, top1_agreement=same, max_difference=float(np.abs(probabilities - eager).max()))
+    parity = Parity(rows=len(labels), batch_sizes=batches, top1_agreement=same, max_difference=float(np.abs(answers - wanted).max()))
     comparison = Comparison(
         drop_low=round(low, 4),
         drop_high=round(high, 4),
@@ -102,12 +107,13 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
         worst_class=classes[worst],
         worst_class_drop=round(lost, 4),
         worst_class_rows=support,
-        calibration_error=round(statistics.calibration_error(probabilities, labels), 6),
-        eager_calibration_error=round(statistics.calibration_error(eager, labels), 6),
+        calibration_error=round(statistics.calibration_error(answers, labels), 6),
+        eager_calibration_error=round(statistics.calibration_error(wanted, labels), 6),
     )
     table = statistics.class_table(statistics.confusion_matrix(said, labels, len(classes)), classes)
     recalls = tuple(float(row["recall"]) for row in table)
-    return Measured(accuracy_of(probabilities, labels), round(drop, 4), parity, comparison, probabilities, recalls)
+    entity_f1 = round(f1_of(counts_of_entities(said, rows, classes)), 6) if rows.labels.ndim > 1 else None
+    return Measured(accuracy_of(answers, labels), round(drop, 4), parity, comparison, probabilities, recalls, entity_f1)
 
 
 def embedding_cosine(predictor: Predictor, rows: np.ndarray, eager: np.ndarray) -> float:

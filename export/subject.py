@@ -12,12 +12,12 @@ from finetune.device import choose_device
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
 from finetune.text_models import TextBody
-from fmx.contract import EmbeddingOutput, ModelContract
+from fmx.contract import ClassesOutput, EmbeddingOutput, ModelContract, TagsOutput
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError
 from fmx.run import Run, task_of
-from fmx.tasks import Task
+from fmx.tasks import Task, TokenClassification
 
 Say = Callable[[str], None]
 
@@ -32,7 +32,7 @@ class Subject:
     contract: ModelContract
     task: Task
     eager: dict[str, np.ndarray]
-    """The run's eager network's probabilities on the validation and test rows: float64 [n, classes]"""
+    """The run's eager network's probabilities on the validation and test rows: float64 [n, classes], of tokens [n, max_length, classes]"""
     key: Key
     """Of the network, for the stages that build on it."""
     may_flip: bool
@@ -75,7 +75,10 @@ def open_subject(run: Run, stages: Stages, say: Say, *, embedding: bool = False)
     network = restore_network(run)
     eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
-    contract = ModelContract(task=info.task, labels=info.labels, input=info.input, embedding=_embedding_of(network) if embedding else None)
+    output = TagsOutput() if isinstance(task, TokenClassification) else ClassesOutput()
+    contract = ModelContract(
+        task=info.task, labels=info.labels, input=info.input, output=output, embedding=_embedding_of(network) if embedding else None
+    )
     return Subject(run, network, rows, contract, task, eager, key_of_run(run), source.may_flip)
 
 

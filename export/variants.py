@@ -29,9 +29,9 @@ from export.target import TARGETS, Target
 from finetune.quantisation_aware import Rounded, train_rounded
 from fmx import host, storage
 from fmx.contract import ImageInput, ModelContract
+from fmx.evaluation import drop_of
 from fmx.predictor import Predictor
 from fmx.run import Run
-from fmx.statistics import paired_drop
 
 TEXT_OPERATORS = ("MatMul", "Gemm", "Gather")
 """What of a transformer is quantised: nearly all of its work, and its weights, of which a table of embeddings is often half."""
@@ -167,8 +167,8 @@ class Judge:
         self._bench, self._target = bench, target
         validation = bench.subject.rows["validation"]
         rows = _spread(len(validation), SEARCH_ROWS)
-        self.images, self._labels = validation.values[rows], validation.labels[rows]
-        self._reference = bench.subject.eager["validation"][rows].argmax(axis=1) == self._labels
+        self._rows, self.images = validation.taken(rows), validation.values[rows]
+        self._reference = bench.subject.eager["validation"][rows]
 
     def opened(self, body: onnx.ModelProto, start: Start | None) -> Predictor:
         """Open a body as the target would serve it."""
@@ -176,8 +176,8 @@ class Judge:
         return open_graph(serving_graph(body, contract, NO_DIGEST, start), contract, exact=not self._target.is_here)
 
     def drop(self, predictor: Predictor) -> float:
-        """Give the points of accuracy that are lost against the eager model, or with `--accept strict` the most that may be."""
-        point, _, high = paired_drop(self._reference, predictor.run_all(self.images).argmax(axis=1) == self._labels)
+        """Give the points that are lost against the eager model (`fmx.evaluation.drop_of`), or with `--accept strict` the most that may be."""
+        point, _, high = drop_of(self._reference, predictor.run_all(self.images), self._rows, self._bench.contract.labels)
         return high if self._bench.settings.accept == "strict" else point
 
     def speed_up(self, predictor: Predictor) -> float | None:

@@ -37,7 +37,7 @@ def judge_variant(
     missed = _too_inaccurate(measured, settings) or _too_large_or_slow(latency, size_bytes, settings)
     if missed:
         return Verdict(False, missed)
-    loss = f"{measured.drop:.2f} points of accuracy" if measured.drop > 0 else "no accuracy"
+    loss = f"{measured.drop:.2f} points of {_what(measured)}" if measured.drop > 0 else f"no {_what(measured)}"
     lost = f"It loses {loss} (at most {settings.max_drop:g} allowed)"
     if not latency:
         place = "a GPU" if device == "cuda" else "a host of its kind"
@@ -65,9 +65,13 @@ def judge_reference(measured: Measured, latency: tuple[Latency, ...], size_bytes
     return Verdict(True, "The reference, and what any CPU can run.")
 
 
+def _what(measured: Measured) -> str:
+    return "accuracy" if measured.entity_f1 is None else "the entities' F1"
+
+
 def _too_inaccurate(measured: Measured, settings: ExportSettings) -> str:
     if measured.drop > settings.max_drop:
-        return f"It loses {measured.drop:.2f} points of accuracy, more than the {settings.max_drop:g} that are allowed."
+        return f"It loses {measured.drop:.2f} points of {_what(measured)}, more than the {settings.max_drop:g} that are allowed."
     if settings.accept == "strict" and measured.comparison.drop_high > settings.max_drop:
         return (
             f"It loses {measured.drop:.2f} points, but {measured.accuracy.n} rows cannot rule out {measured.comparison.drop_high:.2f}, "

@@ -68,8 +68,8 @@ def compare_packages(
         rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
         with progress(f"evaluating {name}", len(rows)) as advance:
             probabilities = predictor.run_all(rows.values, advance)
-        said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
-        labels = np.array([manifest.labels[i] for i in rows.labels])
+        said = np.array([manifest.labels[i] for i in rows.picked(probabilities).argmax(axis=1)])
+        labels = np.array([manifest.labels[i] for i in rows.targets])
         if first is not None and first != rows.names:
             raise DataError("The packages cannot be compared: each reads other rows of these data.", hint="Repair the files that one skips.")
         first, answers[name] = rows.names, said

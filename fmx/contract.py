@@ -81,7 +81,7 @@ Output = Annotated[ClassesOutput | TagsOutput, Field(discriminator="kind")]
 class EmbeddingOutput(Frozen):
     """A vector of length 1 for each row, float32 [batch, width]: the dot product of two is their cosine."""
 
-    name: str = "embedding"
+    name: str = "sentence_embedding"
     width: int = Field(gt=0)
 
 
@@ -164,8 +164,10 @@ class Variant(Frozen):
     requires: Requires
     providers: tuple[str, ...] = Field(default=("CPUExecutionProvider",), description="ONNX Runtime's, best first.")
     accuracy: Interval | None = Field(default=None, description="None: not evaluated, for there were no labelled rows.")
+    entity_f1: float | None = Field(default=None, description="Of token classification: F1 of the entities of the test rows; accuracy is of units.")
     drop: float | None = Field(
-        default=None, description="Accuracy of the eager fp32 model minus this variant's, in percentage points, on the same rows."
+        default=None,
+        description="Accuracy, of token classification the entities' F1, of the eager fp32 model minus this variant's, in points, on the same rows.",
     )
     parity: Parity | None = None
     comparison: Comparison | None = None

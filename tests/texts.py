@@ -66,7 +66,8 @@ def write_encoder(folder: Path, more: Iterable[str] = ()) -> Path:
     tokenizer.decoder = decoders.WordPiece()
     texts = [text for text, _ in make_texts(60)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 [](){}<>.,;:!?'\"-_/@# é ü ñ"] * 3
     known = [*texts, *more]
-    tokenizer.train_from_iterator(known, trainers.WordPieceTrainer(vocab_size=300 if len(known) == len(texts) else 400, special_tokens=list(SPECIAL), show_progress=False))
+    size = 300 if len(known) == len(texts) else 400
+    tokenizer.train_from_iterator(known, trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False))
     around = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around)
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
