@@ -8,6 +8,7 @@ import numpy as np
 
 from fmx.data.rows import Rows
 from fmx.drift import CLASS_SHARE, TOPS, counts_of, edges
+from fmx.entities import IGNORED, summary_of
 from fmx.tasks import Task
 
 CHUNK = 256
@@ -19,11 +20,13 @@ def reference_statistics(task: Task, rows: Rows, probabilities: np.ndarray) -> d
     Args:
         task: of the model.
         rows: of the test split.
-        probabilities: of the variant that is served, float [n, classes].
+        probabilities: of the variant that is served, float [n, classes], of tokens [n, max_length, classes].
 
     Returns:
         Histograms with fixed edges of the features of `fmx.drift`, a value a row, and the share of each predicted class.
     """
+    if rows.labels.ndim > 1:
+        probabilities = np.stack([summary_of(said[tags != IGNORED]) for said, tags in zip(probabilities, rows.labels, strict=True)])
     chunks = []
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)

@@ -59,8 +59,13 @@ class ServiceClient:
             say("The key travels unencrypted: --url is http, and not this machine.")
         self._opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if _is_this_machine(self._base) else []))
 
-    def predict(self, data: bytes, top_k: int, noun: str = "image") -> dict[str, Any]:
+    def predict(self, data: bytes, top_k: int | None, noun: str = "image") -> dict[str, Any]:
         """Send one encoded input, an image, the UTF-8 of a text, or a pair of texts; wait and try again, a few times, where the service is full.
+
+        Args:
+            data: of the input.
+            top_k: labels that are wanted; None where the model answers something else.
+            noun: what the input is.
 
         Returns:
             Its answer: `{"request_id", "model", "predictions"}`.
@@ -72,7 +77,7 @@ class ServiceClient:
         """
         body, kind = _as_body(data, noun)
         headers = {**self._headers, "Content-Type": kind, "Accept": "application/json", "User-Agent": "fmx"}
-        request = urllib.request.Request(f"{self._base}/v1/predict?top_k={top_k}", data=body, headers=headers)
+        request = urllib.request.Request(f"{self._base}/v1/predict" + (f"?top_k={top_k}" if top_k is not None else ""), data=body, headers=headers)
         for left in reversed(range(TRIES)):
             status, told, content = self._send(request)
             wait_s = _seconds_to_wait(status, told) if left else None
@@ -84,14 +89,15 @@ class ServiceClient:
             raise _translated(status, told, content)
         return self._read(content)
 
-    def noun(self) -> str:
-        """Ask what the service's model reads: `image`, `text` or `pair`; empty where it does not say."""
+    def takes(self) -> tuple[str, bool]:
+        """Ask what the service's model reads, `image`, `text` or `pair`, and whether labels may be asked for; empty where it does not say."""
         status, _, content = self._send(urllib.request.Request(f"{self._base}/schema.json", headers={**self._headers, "User-Agent": "fmx"}))
         try:
             properties = json.loads(content)["routes"][0]["input"]["properties"] if status == HTTPStatus.OK else {}
         except (ValueError, KeyError, TypeError, IndexError):
-            return ""
-        return next((noun for noun in ("image", "text", "pair") if f"{noun}s" in properties), "")
+            return "", True
+        noun = next((noun for noun in ("image", "text", "pair") if f"{noun}s" in properties), "")
+        return noun, not noun or "top_k" in properties
 
     def _send(self, request: urllib.request.Request) -> tuple[int, Message, bytes]:
         try:
@@ -145,7 +151,8 @@ def _as_file(data: bytes) -> tuple[bytes, str]:
 
 def _is_prediction(answer: Any) -> bool:
     try:
-        labels = answer["predictions"][0]["labels"]
+        told = answer["predictions"][0]
+        labels = told["entities"] if "entities" in told else told["labels"]
         return isinstance(answer["model"]["name"] + answer["model"]["variant"], str) and all(
             label["label"] and label["score"] >= 0 for label in labels
         )

@@ -11,8 +11,9 @@ import numpy as np
 
 from fmx import statistics
 from fmx.data import GUESSED, Columns, columns_with, split_of
+from fmx.entities import f1_of
 from fmx.errors import DataError
-from fmx.evaluation import labelled_rows
+from fmx.evaluation import counts_of_entities, drop_of_f1, labelled_rows
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.timing import interleaved
@@ -61,25 +62,30 @@ def compare_packages(
     worse = _contract_changes(sides["old"], sides["new"])
     if not set(sides["old"].contract.labels) <= set(sides["new"].contract.labels):  # rows of those that are gone have no right answer any more
         return Compared({"data": data, "worse": worse}, tuple(worse))
-    answers, first = {}, None
+    answers, counts, first = {}, {}, None
     seed, group_by = split_of(sides["old"].package.manifest.run, data)  # the same rows for both
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
         rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
         with progress(f"evaluating {name}", len(rows)) as advance:
             probabilities = predictor.run_all(rows.values, advance)
-        said = np.array([manifest.labels[i] for i in rows.picked(probabilities).argmax(axis=1)])
+        first_labels = rows.picked(probabilities).argmax(axis=1)
+        if rows.labels.ndim > 1:
+            counts[name] = counts_of_entities(first_labels, rows, manifest.labels).sum(axis=1)
+        said = np.array([manifest.labels[i] for i in first_labels])
         labels = np.array([manifest.labels[i] for i in rows.targets])
         if first is not None and first != rows.names:
             raise DataError("The packages cannot be compared: each reads other rows of these data.", hint="Repair the files that one skips.")
         first, answers[name] = rows.names, said
     right = {name: said == labels for name, said in answers.items()}
-    drop, low, high = statistics.paired_drop(right["old"], right["new"])
+    drop, low, high = drop_of_f1(counts["old"], counts["new"]) if counts else statistics.paired_drop(right["old"], right["new"])
     medians = _medians(sides)
     sizes = {name: predictor.variant.bytes for name, predictor in sides.items()}
     slower, larger = (100.0 * (pair["new"] / pair["old"] - 1) for pair in (medians, sizes))
     if drop > limits.drop:
-        worse.append(f"Accuracy fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}.")
+        worse.append(
+            f"{'F1 of the entities' if counts else 'Accuracy'} fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}."
+        )
     if slower > limits.slower:
         worse.append(f"A row takes {slower:.0f} % longer ({medians['old']:.2f} to {medians['new']:.2f} ms), more than {limits.slower:g} %.")
     if larger > limits.larger:
@@ -89,6 +95,7 @@ def compare_packages(
             "package": predictor.package.name,
             "version": predictor.package.manifest.version,
             "variant": predictor.variant.name,
+            **({"entity_f1": f1_of(counts[name])} if counts else {}),
             "accuracy": statistics.wilson_interval(int(right[name].sum()), len(right[name])).model_dump(),
             "median_ms": medians[name],
             "bytes": sizes[name],

@@ -69,33 +69,10 @@ def image_features(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def answer_features(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure answers: the first label's probability, and the entropy over its largest value (0..1), a value a row.
-
-    Args:
-        probabilities: float [n, classes], or of tokens [n, max_length, classes], of which the mean over what is no padding is taken.
-    """
+    """Measure answers, float [n, classes]: the first label's probability, and the entropy over its largest value (0..1), a value a row."""
     sure = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
-    entropy = -(sure * np.log(sure)).sum(axis=-1) / max(math.log(probabilities.shape[-1]), 1e-12)
-    confidence = probabilities.max(axis=-1)
-    if probabilities.ndim == 3:
-        is_read = confidence > 0
-        counts = np.maximum(1, is_read.sum(axis=1))
-        confidence, entropy = ((values * is_read).sum(axis=1) / counts for values in (confidence, entropy))
-    return {"confidence": confidence, "entropy": entropy}
-
-
-def first_labels(probabilities: np.ndarray) -> np.ndarray:
-    """Give each row's label: int64 [n].
-
-    Args:
-        probabilities: float [n, classes]; or of tokens [n, max_length, classes], the first class being none: a row's label is then the one that
-            most tokens with one have, weighed by how sure they are.
-    """
-    said = np.asarray(probabilities.argmax(axis=-1))
-    if probabilities.ndim == 2:
-        return said
-    weights = (probabilities * (said > 0)[..., None]).sum(axis=1)[:, 1:]
-    return np.where((said > 0).any(axis=1), 1 + weights.argmax(axis=1), 0)
+    entropy = -(sure * np.log(sure)).sum(axis=1) / max(math.log(probabilities.shape[1]), 1e-12)
+    return {"confidence": probabilities.max(axis=1), "entropy": entropy}
 
 
 def counts_of(features: Features, probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,10 +80,10 @@ def counts_of(features: Features, probabilities: np.ndarray) -> dict[str, np.nda
 
     Args:
         features: of the inputs, float [n] each.
-        probabilities: float [n, classes], of tokens [n, max_length, classes].
+        probabilities: float [n, classes].
     """
     counts = {name: count(values, TOPS[name]) for name, values in {**features, **answer_features(probabilities)}.items()}
-    return {**counts, CLASS_SHARE: np.bincount(first_labels(probabilities), minlength=probabilities.shape[-1])}
+    return {**counts, CLASS_SHARE: np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])}
 
 
 def count(values: np.ndarray, top: float) -> np.ndarray:

@@ -83,18 +83,27 @@ def units_of(text: str, offsets: Iterable[tuple[int, int]], is_special: Iterable
             units[-1] = last._replace(end=max(end, last.end))
         else:
             units.append(Unit(position, start, end))
-    return units
+    return [unit._replace(end=_with_marks(text, unit.end)) for unit in units]
+
+
+def _with_marks(text: str, end: int) -> int:
+    """Go on over the marks on a character, which some tokenizers drop."""
+    while end < len(text) and _is_mark(text[end]):
+        end += 1
+    return end
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
 
 
 def _are_one_word(before: str, after: str) -> bool:
     """Say whether nothing could be between two neighbouring characters: letters and digits of a word, or a mark on what it follows."""
-    if unicodedata.category(after)[0] == "M" or "\u200d" in (before, after):
-        return True
-    return _is_of_word(before) and _is_of_word(after)
+    return _is_mark(after) or "\u200d" in (before, after) or (_is_of_word(before) and _is_of_word(after))
 
 
 def _is_of_word(character: str) -> bool:
-    return writes_spaces(character) and (character.isalnum() or unicodedata.category(character)[0] == "M")
+    return writes_spaces(character) and (character.isalnum() or _is_mark(character))
 
 
 def writes_spaces(character: str) -> bool:
@@ -159,6 +168,20 @@ def find_entities(units: Sequence[tuple[int, int]], probabilities: np.ndarray, t
         Found(kind, units[first][0], units[end - 1][1], float(probabilities[first:end, kinds[kind]].sum(axis=1).mean()))
         for kind, first, end in spans_of_tags(said)
     ]
+
+
+def summary_of(probabilities: np.ndarray) -> np.ndarray:
+    """Make one row of the answers to a text's units, as if the text itself had been answered: float [tags].
+
+    It is the mean over the units that are said to be of an entity, or where none is, over all of them; without units surely `O`.
+
+    Args:
+        probabilities: float [units, tags], of which the first is `O`.
+    """
+    if not len(probabilities):
+        return np.eye(1, probabilities.shape[1], dtype=probabilities.dtype)[0]
+    is_entity = probabilities.argmax(axis=1) > 0
+    return np.asarray(probabilities[is_entity if is_entity.any() else slice(None)].mean(axis=0))
 
 
 def entity_counts(wanted: Sequence[np.ndarray], said: Sequence[np.ndarray], tags: Sequence[str]) -> np.ndarray:

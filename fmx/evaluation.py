@@ -11,7 +11,7 @@ import numpy as np
 from fmx import statistics
 from fmx.data import GUESSED, Columns, columns_with, open_source, split_of
 from fmx.data.rows import Rows, read_splits
-from fmx.entities import IGNORED, entity_counts, entity_measures, f1_of
+from fmx.entities import entity_counts, entity_measures, f1_of
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
@@ -100,8 +100,10 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
             hint=f"Its labels: {', '.join(labels[:10])}{' ...' if len(labels) > 10 else ''}" + (f" (near: {near})" if near else ""),
         )
     rows = read_splits(source, task, ("test",))["test"]
+    if source.has_entities:  # their tags are told by the task, whose labels are the model's
+        return rows
     position = np.array([labels.index(label) for label in source.labels])
-    return replace(rows, labels=np.where(rows.labels == IGNORED, IGNORED, position[rows.labels]))
+    return replace(rows, labels=position[rows.labels])
 
 
 def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabilities: np.ndarray, rows: Rows) -> Evaluation:
@@ -127,9 +129,6 @@ def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) 
 def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> tuple[float, float, float]:
     """Give how many points are lost, of accuracy or, of tokens, of the F1 of entities, and the 95 % interval.
 
-    That of F1 is of `RESAMPLES` draws of texts with replacement, the same for both (a paired bootstrap: Berg-Kirkpatrick et al. 2012, "An
-    empirical investigation of statistical significance in NLP").
-
     Args:
         reference: probabilities, float [n, labels], of tokens [n, max_length, labels].
         answers: those of the other, of the same shape.
@@ -139,7 +138,20 @@ def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tupl
     before, after = (rows.picked(given).argmax(axis=1) for given in (reference, answers))
     if rows.labels.ndim == 1:
         return statistics.paired_drop(before == rows.targets, after == rows.targets)
-    counts = np.stack([counts_of_entities(said, rows, labels).sum(axis=1) for said in (before, after)])  # [2, texts, 3]
+    return drop_of_f1(*(counts_of_entities(said, rows, labels).sum(axis=1) for said in (before, after)))
+
+
+def drop_of_f1(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
+    """Give the points of F1 that are lost, and the 95 % interval.
+
+    The interval is of `RESAMPLES` draws of texts with replacement, the same for both (a paired bootstrap: Berg-Kirkpatrick et al. 2012, "An
+    empirical investigation of statistical significance in NLP").
+
+    Args:
+        before: of each text how many entities are right, found and there, int64 [texts, 3].
+        after: the same of the other.
+    """
+    counts = np.stack([before, after])  # [2, texts, 3]
     drawn = np.random.default_rng(0).integers(0, counts.shape[1], (RESAMPLES, counts.shape[1]))
     sums = np.stack([[side[chosen].sum(axis=0) for chosen in drawn] for side in counts])  # [2, RESAMPLES, 3]
     scores = 2 * sums[..., 0] / np.maximum(1, sums[..., 1] + sums[..., 2])

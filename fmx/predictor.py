@@ -162,7 +162,8 @@ class Predictor:
         answers = self.run_all(np.stack([self.task.row(piece.data) for parts in pieces for piece in parts]))
         ends = np.cumsum([len(parts) for parts in pieces])
         return [
-            self.task.answer(data, parts, list(answers[end - len(parts) : end]), top_k) for data, parts, end in zip(inputs, pieces, ends, strict=True)
+            self.task.answer(data, parts, list(answers[end - len(parts) : end]), top_k).prediction
+            for data, parts, end in zip(inputs, pieces, ends, strict=True)
         ]
 
 

@@ -42,9 +42,8 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
     async def predict(request: Request) -> Response:
         served = engine.now()  # who the inputs were read for answers them, whatever is swapped meanwhile
         inputs, top_k = await read_inputs(request, served.predictor.task, settings)
-        answer = await engine.infer(inputs, request.scope["fmx.deadline"], served)
-        predictions = [answer.predictor.task.prediction(probabilities, top_k) for probabilities in answer.probabilities]
-        return await written(request, answer, inputs, predictions)
+        answer = await engine.infer(inputs, request.scope["fmx.deadline"], served, top_k=top_k)
+        return await written(request, answer, inputs, answer.predictions)
 
     async def embed(request: Request) -> Response:
         served = engine.now()
@@ -69,7 +68,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         asked = await parsed(body, oip.read_infer, request.headers, predictor, settings)
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
-        body, headers = oip.write_infer(asked, predictor, answer.probabilities)
+        body, headers = oip.write_infer(asked, predictor, answer.predictions, answer.probabilities)
         response = Response(body, headers=headers)
         if settings.audit_file is not None:
             encoded = [given if isinstance(given, bytes) else given.tobytes() for given in asked.inputs]
@@ -92,7 +91,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         return json_response(scaler.standing(predictor.package, predictor.variant.name))
 
     async def client_schema(request: Request) -> Response:
-        return json_response({"name": "fmx", "type": "service", "routes": [client_endpoint(engine.now().predictor.task.noun)]})
+        return json_response({"name": "fmx", "type": "service", "routes": [client_endpoint(type(engine.now().predictor.task))]})
 
     async def reload(request: Request) -> Response:
         folder = str(engine.folder_before) if read_direction(await request.body()) == "previous" else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fmx.tasks import Task
 from serve.routes import PREDICT
 
 _IMAGES = {"images": {"type": "array", "items": {"type": "file", "format": "image"}}}
@@ -17,19 +18,21 @@ _FIELDS: dict[str, dict[str, Any]] = {"image": _IMAGES, "text": _TEXTS, "pair": 
 """By what the model reads."""
 
 
-def client_endpoint(noun: str) -> dict[str, Any]:
-    """Describe the prediction of a model that reads images, texts or pairs of texts.
+def client_endpoint(task: type[Task]) -> dict[str, Any]:
+    """Describe the prediction of a model of a task.
 
     BentoML's clients then take `client.predict(images=[Path("photo.jpg")], top_k=3)`, which they send as multipart files, and
     `client.predict(text="where is my order?")` or `client.predict(pair=["where is my order?", "It is on its way."])`, which they send as JSON.
     """
+    noun = task.noun
+    options = {"top_k": {"type": "integer"}} if task.has_labels else {}
     return {
         "name": "predict",
         "route": PREDICT,
-        "description": f"Predict labels for {noun}s.",
+        "description": f"Predict labels for {noun}s." if task.has_labels else f"Find entities in {noun}s.",
         "batchable": False,
         "is_task": False,
-        "input": {"type": "object", "properties": {**_FIELDS[noun], "top_k": {"type": "integer"}}, "required": ["images"] if noun == "image" else []},
+        "input": {"type": "object", "properties": {**_FIELDS[noun], **options}, "required": ["images"] if noun == "image" else []},
         "output": {
             "type": "object",
             "properties": {"request_id": {"type": "string"}, "model": {"type": "object"}, "predictions": {"type": "array"}},

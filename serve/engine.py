@@ -7,20 +7,22 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fmx import storage
 from fmx.decoded import Decoded
-from fmx.errors import FmxError
+from fmx.errors import FmxError, TooLargeError
 from fmx.package import MANIFEST
 from fmx.predictor import PackagePredictor
-from fmx.tasks import ImageClassification
+from fmx.tasks import Answer as TaskAnswer
+from fmx.tasks import ImageClassification, Piece, Task
 from serve import metrics
 from serve.admission import Admission
 from serve.batcher import Answered
@@ -32,6 +34,9 @@ from serve.tracing import Mark
 log = logging.getLogger("fmx.serve")
 
 
+Told = TypeVar("Told")
+LARGE_TEXT_BYTES = 10_000
+"""Of texts together, from which on reading them takes a millisecond or more."""
 OPENING = "The package is being opened."
 DRAINING = "The worker is draining."
 
@@ -42,8 +47,10 @@ class Answer:
 
     predictor: PackagePredictor
     """Who answered, which may be another by the time the answer is written."""
+    predictions: list[dict[str, Any]]
+    """What is told of each input; none where none are asked for."""
     probabilities: np.ndarray
-    """float32 [inputs, labels]"""
+    """float32 [rows, *answer_shape] of the task; an input that is cut is several rows."""
     embeddings: np.ndarray
     """float32 [inputs, width], each of length 1; of width 0 where the package has none"""
     marks: list[Mark]
@@ -132,28 +139,46 @@ class Engine:
             raise NotReadyError(self._refused, hint="Wait until /readyz answers 200.")
         return self._served
 
-    async def infer(self, inputs: Sequence[bytes | np.ndarray], deadline: float, served: Served | None = None, *, predicts: bool = True) -> Answer:
+    async def infer(
+        self, inputs: Sequence[bytes | np.ndarray], deadline: float, served: Served | None = None, *, top_k: int = 1, predicts: bool = True
+    ) -> Answer:
         """Answer the inputs of one request, in order.
 
         Args:
             inputs: encoded, or rows of the task's shape, uint8.
             deadline: on `time.monotonic`'s clock.
             served: who is to answer, where the inputs were read for them; a package is served on for a while after a swap.
+            top_k: labels a prediction.
             predicts: the labels are asked for, and so counted and watched for drift.
 
         Raises:
-            InputError, TooLargeError: an input that cannot be read; the request then has no answer.
+            InputError, TooLargeError: an input that cannot be read, or is more rows than are taken; the request then has no answer.
             NotReadyError, OverloadedError, DeadlineError: see serve/errors.py.
         """
         served = served or self.now()
         self._check_wait(served, len(inputs))
-        with self._inside.admit(len(inputs)):
-            pending = served.batcher.submit(inputs, deadline)
+        cut = await self._cut(inputs, served.predictor.task)
+        rows = [piece.data for pieces in cut for piece in pieces] if cut else inputs
+        with self._inside.admit(len(rows)):
+            pending = served.batcher.submit(rows, deadline)
             answered = await _within(pending.future, deadline)
-        probabilities, embeddings = np.split(answered.answers, [len(served.predictor.contract.labels)], axis=1)
-        if predicts:
-            _count(served, answered.rows, probabilities)
-        return Answer(served.predictor, probabilities, embeddings, pending.marks)
+        probabilities, embeddings = served.predictor.parted(answered.answers)
+        told = await _told(inputs, cut, served.predictor.task, probabilities, top_k) if predicts else []
+        if told:
+            _count(served, answered.rows, probabilities, told)
+        return Answer(served.predictor, [answer.prediction for answer in told], probabilities, _of_inputs(embeddings, cut), pending.marks)
+
+    async def _cut(self, inputs: Sequence[bytes | np.ndarray], task: Task) -> list[list[Piece]]:
+        """Cut inputs into what is one row each; nothing where a task cuts none. Raises: `InputError`, `TooLargeError`."""
+        if not task.cuts:
+            return []
+        limit = self._settings.limit_of(task.noun)
+        cut = await _aside(inputs, lambda: [task.pieces(data, limit) for data in inputs if isinstance(data, bytes)])
+        rows = sum(map(len, cut))
+        if rows > self._settings.queue_rows:
+            what = f"The request is {rows} windows of the model, more than the {self._settings.queue_rows} rows that are taken at once."
+            raise TooLargeError(what, hint="Send the text in parts.")
+        return cut
 
     def check_room(self) -> None:
         """Refuse before a body is read what would be refused after it: under overload that is most of the work. Raises: `OverloadedError`."""
@@ -237,13 +262,43 @@ class Engine:
             metrics.ready.set(1)
 
 
-def _count(served: Served, rows: Sequence[Decoded], probabilities: np.ndarray) -> None:
-    """Take note of predictions, float32 [n, labels]: in the metrics, for drift and for the shadow."""
-    for row, chances in zip(rows, probabilities, strict=True):
-        first = int(chances.argmax())
-        metrics.predictions_of(served.predictor.contract.labels[first]).inc()
-        metrics.confidence.observe(float(chances[first]))
-        served.observe(row, chances)
+async def _told(inputs: Sequence[bytes | np.ndarray], cut: list[list[Piece]], task: Task, probabilities: np.ndarray, top_k: int) -> list[TaskAnswer]:
+    """Make an answer of every input's rows."""
+    if not cut:
+        return [TaskAnswer(task.prediction(chances, top_k), [chances]) for chances in probabilities]
+    ends = np.cumsum([len(pieces) for pieces in cut])
+    texts = [data for data in inputs if isinstance(data, bytes)]
+
+    def answers() -> list[TaskAnswer]:
+        asked = zip(texts, cut, ends, strict=True)
+        return [task.answer(data, pieces, list(probabilities[end - len(pieces) : end]), top_k) for data, pieces, end in asked]
+
+    return await _aside(inputs, answers)
+
+
+async def _aside(inputs: Sequence[bytes | np.ndarray], work: Callable[[], Told]) -> Told:
+    """Do what reads the inputs once more: in a thread where they are large, so that probes and others' deadlines are not held up."""
+    return work() if sum(map(len, inputs)) < LARGE_TEXT_BYTES else await asyncio.to_thread(work)
+
+
+def _of_inputs(vectors: np.ndarray, cut: list[list[Piece]]) -> np.ndarray:
+    """Give the embedding of every input, float32 [inputs, width], from those of its rows: the direction of their mean."""
+    if not cut or len(cut) == len(vectors):
+        return vectors
+    parts = np.split(vectors, np.cumsum([len(pieces) for pieces in cut])[:-1])
+    means = np.stack([part.mean(axis=0) for part in parts])
+    return np.asarray(means / np.maximum(1e-12, np.linalg.norm(means, axis=1, keepdims=True)))
+
+
+def _count(served: Served, rows: Sequence[Decoded], probabilities: np.ndarray, told: list[TaskAnswer]) -> None:
+    """Take note of rows and answers: in the metrics, for drift and for the shadow."""
+    for answer in told:
+        for label, score in served.predictor.task.counted(answer.prediction):
+            metrics.predictions_of(label).inc()
+            metrics.confidence.observe(score)
+    summaries = [summary for answer in told for summary in answer.summaries]
+    for row, chances, summary in zip(rows, probabilities, summaries, strict=True):
+        served.observe(row, chances, summary)
 
 
 def _is_still(served: Served, folder: Path) -> bool:

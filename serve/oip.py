@@ -1,9 +1,8 @@
 """Open Inference Protocol V2 (KServe, Triton): its JSON and binary forms, turned into what the engine takes and back.
 
 One input is taken: of images rows as they are, UINT8 [n, height, width, 3], or encoded, BYTES [n]; of texts BYTES [n], of pairs [n, 2]. Outputs are
-`probabilities` FP32 [n, labels] and `label`, the first label of each row, BYTES [n]. Specification:
-github.com/kserve/open-inference-protocol; the binary form is Triton's extension
-binary_tensor_data.
+`probabilities` FP32 [n, labels] and `label`, the first label of each row, BYTES [n]; of token classification `entities`, BYTES [n], a list in JSON
+each. Specification: github.com/kserve/open-inference-protocol; the binary form is Triton's extension binary_tensor_data.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from serve.settings import ServeSettings
 HEADER_LENGTH = "inference-header-content-length"
 HINT = "GET /v2/models/NAME says what the model takes."
 OUTPUTS = ("probabilities", "label")
+OF_ENTITIES = ("entities",)
 MOST_AXES = 8
 MOST_BYTES_A_CHARACTER = 4
 """Of UTF-8."""
@@ -59,8 +59,10 @@ def model_metadata(predictor: PackagePredictor, execution: str) -> dict[str, Any
         "platform": "onnxruntime_onnx",
         "inputs": [_input_metadata(predictor.task)],
         "outputs": [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(manifest.labels)]},
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.labels)]}
+            if name == "probabilities"
+            else {"name": name, "datatype": "BYTES", "shape": [-1]}
+            for name in outputs_of(type(predictor.task))
         ],
         "parameters": {**own, **({"encoded_images": "BYTES [-1] is taken too"} if predictor.task.noun == "image" else {})},
     }
@@ -70,6 +72,11 @@ def _input_metadata(task: Task) -> dict[str, Any]:
     if task.noun == "image":
         return {"name": task.tensor, "datatype": "UINT8", "shape": [-1, *task.row_shape]}
     return {"name": task.tensor, "datatype": "BYTES", "shape": [-1, *_own_shape(task)]}
+
+
+def outputs_of(task: type[Task]) -> tuple[str, ...]:
+    """Name the outputs of a task's models."""
+    return OUTPUTS if task.has_labels else OF_ENTITIES
 
 
 def _own_shape(task: Task) -> tuple[int, ...]:
@@ -110,20 +117,23 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
     given = content.get("id")
     if not isinstance(given, str | None):
         raise InputError("id is no text.", hint=HINT)
-    return InferRequest(given or "", inputs, _wanted_outputs(content))
+    return InferRequest(given or "", inputs, _wanted_outputs(content, outputs_of(type(predictor.task))))
 
 
-def write_infer(request: InferRequest, predictor: PackagePredictor, probabilities: np.ndarray) -> tuple[bytes, dict[str, str]]:
+def write_infer(
+    request: InferRequest, predictor: PackagePredictor, predictions: list[dict[str, Any]], probabilities: np.ndarray
+) -> tuple[bytes, dict[str, str]]:
     """Write an answer: the body, and its headers.
 
     Args:
         request: what was asked.
         predictor: who answered.
-        probabilities: float32 [n, labels].
+        predictions: of each input.
+        probabilities: float32 [n, labels], where they are an output.
     """
     outputs, binary = [], []
     for name, in_binary in request.outputs.items():
-        tensor, raw = _output(name, in_binary, predictor, probabilities)
+        tensor, raw = _output(name, in_binary, predictions, probabilities)
         outputs.append(tensor)
         binary.append(raw)
     content: dict[str, Any] = {"model_name": predictor.package.name, "model_version": predictor.package.manifest.version, "outputs": outputs}
@@ -226,23 +236,23 @@ def _rows(raw: bytes | None, tensor: dict[str, Any], shape: list[int]) -> np.nda
     return values.astype(np.uint8).reshape(shape)
 
 
-def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
+def _wanted_outputs(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, bool]:
     all_binary = _parameters(content).get("binary_data_output") is True
     asked = content.get("outputs")
     if asked is None or asked == []:
-        return dict.fromkeys(OUTPUTS, all_binary)
-    if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in OUTPUTS for item in asked):
-        raise ShapeError(f"Outputs are {' and '.join(OUTPUTS)}.", hint=HINT)
+        return dict.fromkeys(names, all_binary)
+    if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in names for item in asked):
+        raise ShapeError(f"Outputs are {' and '.join(names)}.", hint=HINT)
     return {item["name"]: _parameters(item).get("binary_data", all_binary) is True for item in asked}
 
 
-def _output(name: str, in_binary: bool, predictor: PackagePredictor, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
+def _output(name: str, in_binary: bool, predictions: list[dict[str, Any]], probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
     if name == "probabilities":
         tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
         values: list[Any] = [] if in_binary else probabilities.reshape(-1).tolist()
         raw = np.ascontiguousarray(probabilities, np.float32).tobytes() if in_binary else b""
     else:
-        labels = [predictor.contract.labels[int(row.argmax())] for row in probabilities]
+        labels = [told["labels"][0]["label"] if name == "label" else orjson.dumps(told[name]).decode() for told in predictions]
         tensor, values = {"name": name, "datatype": "BYTES", "shape": [len(labels)]}, [] if in_binary else labels
         encoded = [label.encode() for label in labels] if in_binary else []
         raw = b"".join(struct.pack("<I", len(label)) + label for label in encoded)

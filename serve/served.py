@@ -52,11 +52,12 @@ class Served:
             if beside is not None:
                 beside.close()
 
-    def observe(self, row: Decoded, probabilities: np.ndarray) -> None:
-        """Show an answered row, and its answer, float32 [labels], to those who watch."""
-        for beside in (self.drift, self.shadow):
-            if beside is not None:
-                beside.offer(row, probabilities)
+    def observe(self, row: Decoded, probabilities: np.ndarray, summary: np.ndarray) -> None:
+        """Show an answered row to those who watch, its answer, float32 [*answer_shape] of the task, and that as one row, float32 [labels]."""
+        if self.drift is not None:
+            self.drift.offer(row, summary)
+        if self.shadow is not None:
+            self.shadow.offer(row, probabilities)
 
 
 def open_served(folder: Path, settings: ServeSettings, like: Served | None = None) -> Served:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from fmx.errors import FmxError
 from fmx.package import load_package
-from fmx.tasks import TASKS, ImageClassification
+from fmx.tasks import TASKS, ImageClassification, Task
 from serve import metrics, tracing
 from serve.access.gate import Gate, token_verifier
 from serve.access.keys import make_first_key, read_keys
@@ -46,15 +46,15 @@ class GuardedService(bentoml.Service[Any]):  # type: ignore[misc]  # bentoml loa
 
     def schema(self) -> dict[str, Any]:
         """Describe the service in a bento as /schema.json does."""
-        return {**super().schema(), "routes": [client_endpoint(_packed_noun())]}
+        return {**super().schema(), "routes": [client_endpoint(_packed_task())]}
 
 
-def _packed_noun() -> str:
-    """Say what the package that would be served reads; images where there is none yet."""
+def _packed_task() -> type[Task]:
+    """Give the task of the package that would be served; of images where there is none yet."""
     try:
-        return TASKS[load_package(package_path(load_settings())).manifest.task].noun
+        return TASKS[load_package(package_path(load_settings())).manifest.task]
     except (FmxError, KeyError):
-        return ImageClassification.noun
+        return ImageClassification
 
 
 def check_before_start() -> None:

@@ -62,7 +62,7 @@ class Shadow:
 
         Args:
             row: of the task.
-            probabilities: float32 [labels].
+            probabilities: float32 [*answer_shape] of the task.
         """
         self._due += self._share
         if self._due < 1.0:
@@ -91,4 +91,4 @@ class Shadow:
                 continue
             metrics.shadow_seconds.observe(time.perf_counter() - started)
             metrics.shadow_difference.observe(float(np.abs(found - expected).max()))
-            metrics.shadow_rows.labels("agreed" if found.argmax() == expected.argmax() else "differed").inc()
+            metrics.shadow_rows.labels("agreed" if (found.argmax(axis=-1) == expected.argmax(axis=-1)).all() else "differed").inc()

@@ -19,7 +19,7 @@ from fmx.data.digits import open_digits
 from fmx.package import Package
 from fmx.run import Run
 from fmx.tasks import ImageClassification
-from tests.texts import make_pairs, make_texts, write_encoder, write_pairs, write_table
+from tests.texts import make_entities, make_pairs, make_texts, write_encoder, write_entities, write_pairs, write_table
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
 
@@ -199,3 +199,28 @@ def pair_run(tiny_encoder: Path, pair_table: Path, tmp_path_factory: pytest.Temp
 def pair_package(pair_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The pair run exported to fp32, as the text run."""
     yield from exported(pair_run, tmp_path_factory.mktemp("pair-packages"))
+
+
+@pytest.fixture(scope="session")
+def entity_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny encoder with a tokenizer that knows the names of `make_entities`."""
+    return write_encoder(tmp_path_factory.mktemp("entity-encoder"), [str(row["text"]) for row in make_entities(200)])
+
+
+@pytest.fixture(scope="session")
+def entity_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL of 240 texts in English and Chinese with names of people and places."""
+    return write_entities(tmp_path_factory.mktemp("entities") / "entities.jsonl", make_entities(240))
+
+
+@pytest.fixture(scope="session")
+def entity_run(entity_encoder: Path, entity_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The encoder trained on the names."""
+    settings = {"epochs": 12, "max_length": 32, "lr": 3e-3, "device": "cpu", "precision": "fp32"}
+    yield from trained(tmp_path_factory.mktemp("entity"), task="token-classification", data=str(entity_table), model=str(entity_encoder), **settings)
+
+
+@pytest.fixture(scope="session")
+def entity_package(entity_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The run of names exported to fp32 with its embedding."""
+    yield from exported(entity_run, tmp_path_factory.mktemp("entity-packages"), embedding=True)

@@ -50,6 +50,7 @@ def _show(facts: dict[str, Any]) -> None:
     sides = [facts["old"], facts["new"]]
     rows = [
         ["package", *(f"{side['package']} ({side['variant']})" for side in sides)],
+        *([["entities' F1", *(output.percent(side["entity_f1"]) for side in sides)]] if "entity_f1" in sides[0] else []),
         ["accuracy", *(output.interval(side["accuracy"]) for side in sides)],
         ["median at batch 1", *(f"{side['median_ms']:.2f} ms" for side in sides)],
         ["size", *(f"{side['bytes'] / 1e6:.2f} MB" for side in sides)],

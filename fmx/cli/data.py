@@ -14,7 +14,7 @@ from fmx import storage
 from fmx.cli import output
 from fmx.cli.signals import loading
 from fmx.errors import DataError, UsageError
-from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TEXTS, TaskName
+from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TEXTS, TOKENS, TaskName
 
 if TYPE_CHECKING:
     from fmx.data import Columns
@@ -80,7 +80,7 @@ def _check_options(task: TaskName, columns: Columns, tokenizer: Path | None, max
     unused = [*columns.unused(task), *(option for option, value in of_texts.items() if value is not None)]
     if unused:
         what = "images" if task == IMAGES else "single texts"
-        wanted = PAIRS if columns.unused(TEXTS) else f"{TEXTS} or {PAIRS}"
+        wanted = PAIRS if columns.unused(TEXTS) else f"{TEXTS}, {TOKENS} or {PAIRS}"
         raise UsageError(f"For {what} {', '.join(unused)} would do nothing.", hint=f"Leave it out, or add --task {wanted}.")
     if max_length is not None and tokenizer is None:
         raise UsageError("--max-length counts tokens, which a tokenizer makes.", hint="Add --tokenizer FILE, the model's tokenizer.json.")

@@ -39,7 +39,7 @@ def _print_classes(checked: Checked) -> None:
     rows = [[escape(label), *(f"{checked.counts[split][i]:,}" for split in splits)] for i, label in enumerate(checked.labels)]
     hidden = len(rows) - CLASSES_SHOWN
     shown = [*rows[:CLASSES_SHOWN], [f"... {hidden} more", *("" for _ in splits)]] if hidden > 0 else rows
-    total = ["all", *(f"{sum(checked.counts[split]):,}" for split in splits)]
+    total = ["all rows", *(f"{checked.rows[split]:,}" for split in splits)]
     output.table(escape(f"Classes of {checked.source}"), ["class", *splits], [*shown, total])
 
 

@@ -52,7 +52,7 @@ def evaluate(
         output.answer_json(facts)
         return
     same = facts.get("rows_of_export", facts.get("rows_of_run"))
-    rows = [["accuracy", output.interval(facts["accuracy"])]]
+    rows = [*output.entities(facts.get("entities")), ["accuracy", output.interval(facts["accuracy"])]]
     if "top5_accuracy" in facts:
         rows.append(["top-5 accuracy", output.interval(facts["top5_accuracy"])])
     rows += output.ranking(facts.get("ranking"))

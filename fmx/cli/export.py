@@ -134,18 +134,22 @@ def show_variants(package: Package) -> None:
     """Print the table of a package's variants, in serving order."""
     variants = package.manifest.variants
     batches = next(([at.batch for at in variant.latency] for variant in variants if variant.latency), [])
-    columns = ["variant", "size", "accuracy", "95 % interval", "drop", "agreement"]
+    columns = ["variant", "size", *(["entities' F1"] if variants[0].entity_f1 is not None else []), "accuracy", "95 % interval", "drop", "agreement"]
     for batch in batches:
         columns += [f"batch {batch}", "speed-up"]
     rows = [_row(variant, len(batches)) for variant in variants]
     judged = variants[0].accuracy
-    output.table(f"Package {package.name}, " + (f"{judged.n} test rows" if judged else "not evaluated"), columns, rows)
+    output.table(f"Package {package.name}, " + (f"{judged.n} test {_what(variants[0])}" if judged else "not evaluated"), columns, rows)
     for variant in variants:
         typer.echo(f"{variant.name}: {variant.why}")
 
 
+def _what(variant: Variant) -> str:
+    return "rows" if variant.entity_f1 is None else "units of texts"
+
+
 def _row(variant: Variant, batches: int) -> list[str]:
-    row = [variant.name, f"{variant.bytes / 1e6:.2f} MB"]
+    row = [variant.name, f"{variant.bytes / 1e6:.2f} MB", *([output.percent(variant.entity_f1)] if variant.entity_f1 is not None else [])]
     if variant.accuracy is None:
         row += ["-"] * 2
     else:

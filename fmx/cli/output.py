@@ -62,6 +62,16 @@ def ranking(measures: dict[str, Any] | None, whose: str = "") -> list[list[str]]
     return [[f"{name}{whose}", f"{measures[key]:.4f}{queries}"] for name, key in lines.items()]
 
 
+def entities(measures: dict[str, Any] | None, baselines: dict[str, float] | None = None) -> list[list[str]]:
+    """Give the lines of a table that say how entities were found; none where none were looked for."""
+    if measures is None:
+        return []
+    shares = [[f"entities' {name}", percent(measures[name.lower()])] for name in ("precision", "recall")]
+    best = [["... of TF-IDF with logistic regression", percent(baselines["tfidf"])]] if baselines else []
+    kinds = [[f"... of {one['label']}", f"{percent(one['f1'])} ({one['entities']} there, {one['found']} found)"] for one in measures["kinds"]]
+    return [["entities' F1", f"{percent(measures['f1'])} ({measures['entities']} there, {measures['found']} found)"], *best, *kinds, *shares]
+
+
 def interval(share: dict[str, Any]) -> str:
     """Write a measured share with its 95 % interval and number of rows."""
     return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} rows)"

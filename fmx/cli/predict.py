@@ -95,16 +95,25 @@ def _service(url: str, key: str | None, top_k: int, inputs: list[str]) -> tuple[
     from fmx.client import ServiceClient
 
     client = ServiceClient(url, key, say=output.say)
-    noun = client.noun() or ("text" if are_texts(inputs) else "image")
+    said, has_labels = client.takes()
+    noun = said or ("text" if are_texts(inputs) else "image")
 
     def ask(data: bytes) -> tuple[Model, dict[str, Any]]:
-        answer = client.predict(data, top_k, noun)
+        answer = client.predict(data, top_k if has_labels else None, noun)
         return answer["model"], answer["predictions"][0]
 
     return noun, None, ask
 
 
+def _cells(entity: dict[str, Any]) -> list[str]:
+    return [entity["text"], entity["label"], f"{entity['start']} to {entity['end']}", f"{entity['score']:.3f}"]
+
+
 def _print(model: Model | None, predictions: list[dict[str, Any]], faults: list[dict[str, str]]) -> None:
+    if model is not None and predictions and "entities" in predictions[0]:
+        found = [[item["input"], *cells] for item in predictions for cells in [_cells(one) for one in item["entities"]] or [["none", "", "", ""]]]
+        output.table(f"{model['name']} ({model['variant']})", ["input", "entity", "kind", "characters", "score"], found)
+        predictions = []
     rows = [
         [item["input"], *([f"{item['score']:.4f}"] if "score" in item else []), *(f"{one['label']} {one['score']:.3f}" for one in item["labels"])]
         for item in predictions

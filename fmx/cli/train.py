@@ -35,7 +35,9 @@ def _option(text: str, panel: str, default: str | None = None, *names: str) -> A
 
 
 def train(
-    task: Annotated[str | None, _option("image-classification, text-classification or text-pair.", DATA, "image-classification")] = None,
+    task: Annotated[
+        str | None, _option("image-classification, text-classification, token-classification or text-pair.", DATA, "image-classification")
+    ] = None,
     data: Annotated[str | None, _option("Class folders, a table (CSV, JSONL, Parquet) of files or of texts, or a name.", DATA, "digits")] = None,
     text_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     label_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
@@ -113,6 +115,8 @@ def train(
 
     Example: fmx train --task text-classification --data questions.csv
 
+    Example: fmx train --task token-classification --data names.conll
+
     Example: fmx train --task text-pair --data answers.csv --query-column question_id
     """
     options = {key: value for key, value in locals().items() if key not in ("out", "json", "resume", "config", "seeds")}
@@ -163,7 +167,7 @@ def show_run(run: Run, json: bool) -> None:
         return
     info = run.info
     metrics = info.metrics
-    rows = [["test accuracy", output.interval(metrics["accuracy"])]]
+    rows = [*output.entities(metrics.get("entities"), metrics.get("entity_baselines")), ["test accuracy", output.interval(metrics["accuracy"])]]
     if "top5_accuracy" in metrics:
         rows.append(["top-5 accuracy", output.interval(metrics["top5_accuracy"])])
     if "robust_accuracy" in metrics:

@@ -89,7 +89,7 @@ def open_entities(spec: str, seed: int = 0, group_by: str | None = None, columns
         notes.append(f"{len(found.empty)} of {found.count()} rows have no text and were skipped: {first_few(found.empty)}.")
     if found.overlapping:
         notes.append(f"{found.overlapping} entities overlap others: the one that begins first, or is longer, is learnt.")
-    return Source(spec, tags, complete_unlabelled(given, seed, spec, "texts"), notes=tuple(notes))
+    return Source(spec, tags, complete_unlabelled(given, seed, spec, "texts"), notes=tuple(notes), has_entities=True)
 
 
 def _check_kinds(spec: str, given: Mapping[str, Sequence[Item]], tags: tuple[str, ...]) -> None:
@@ -106,7 +106,7 @@ def _check_kinds(spec: str, given: Mapping[str, Sequence[Item]], tags: tuple[str
 def _choose_columns(part: Part, told: Columns, group_by: str | None) -> _Chosen:
     """Find the columns that are not told. Raises: `DataError`."""
     columns = part.table.columns
-    if not columns:
+    if not part.table.rows:
         check_rows(part.where, 0, part.table.faults, (), _FORMS)
     for name in filter(None, (told.text, told.label, group_by)):
         check_column(part, name, _FORMS)

@@ -18,7 +18,7 @@ from fmx.data.parallel import in_threads
 from fmx.data.source import SPLITS, Item, Source
 from fmx.entities import IGNORED, Span
 from fmx.errors import DataError, InputError, SurroundingsError
-from fmx.tasks import Piece, Task, TokenClassification
+from fmx.tasks import Piece, Task
 
 MOST_UNREADABLE = 0.05
 """Share of unreadable files above which nothing is trained or measured."""
@@ -95,7 +95,7 @@ def read_splits(source: Source, task: Task, names: tuple[str, ...] = SPLITS) -> 
 def _pieces_of(items: list[Item], task: Task) -> Iterator[Item]:
     """Cut the items that are longer than the model's window, with their entities, where the task is told of all of a text."""
     for item in items:
-        if not isinstance(task, TokenClassification):
+        if not task.cuts:
             yield item
             continue
         try:

@@ -55,6 +55,8 @@ class Source:
     may_flip: bool = True
     """Whether a mirrored image keeps its label; false for digits and letters."""
     notes: tuple[str, ...] = field(default=())
+    has_entities: bool = False
+    """Whether the items are texts with spans, and the labels tags."""
 
 
 def sort_labels(names: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fmx.contract import ImageInput, TextInput
 from fmx.errors import PackageError, UsageError, nearest_names
 from fmx.tasks.image_classification import ImageClassification
-from fmx.tasks.task import Piece, Task
+from fmx.tasks.task import Answer, Piece, Task
 from fmx.tasks.text_classification import TextClassification
 from fmx.tasks.text_pair import TextPair
 from fmx.tasks.token_classification import TokenClassification
@@ -19,6 +19,7 @@ TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {ImageC
 __all__ = [
     "TASKS",
     "TEXT_TASKS",
+    "Answer",
     "ImageClassification",
     "Piece",
     "Task",

@@ -55,6 +55,15 @@ class Piece(NamedTuple):
     """From where to where, in the whole text, its answers count; None for all of it."""
 
 
+class Answer(NamedTuple):
+    """To one input."""
+
+    prediction: dict[str, Any]
+    """What a caller is told."""
+    summaries: list[np.ndarray]
+    """Of each of its rows, float [labels]: its probabilities as one row, for whoever watches answers."""
+
+
 class Task:
     """One kind of question: a reader of its inputs, and labels."""
 
@@ -69,6 +78,10 @@ class Task:
     """Encoded inputs beyond so many bytes are work enough for one thread at a time."""
     noun: ClassVar[str]
     """What an input is called."""
+    has_labels: ClassVar[bool] = True
+    """Whether an answer is labels with scores, of which a caller may want some; else it is something else."""
+    cuts: ClassVar[bool] = False
+    """Whether an input may become several rows, for which it has to be read (`pieces`)."""
 
     def __init__(self, labels: tuple[str, ...], reader: Reader, spec: ImageInput | TextInput) -> None:
         self.labels = labels
@@ -94,13 +107,13 @@ class Task:
         """Give what an item, whose bytes are `data`, should be answered with: int64 [], its label."""
         return np.asarray(item.label, np.int64)
 
-    def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> dict[str, Any]:
+    def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> Answer:
         """Turn the probabilities of an input's pieces, float [*answer_shape] each, into what is told of the input."""
-        return self.prediction(probabilities[0], top_k)
+        return Answer(self.prediction(probabilities[0], top_k), [probabilities[0]])
 
-    def counted(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
-        """Give the labels, with scores, that an answer comes to for whoever counts: the first."""
-        return [(answer["labels"][0]["label"], answer["labels"][0]["score"])]
+    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float]]:
+        """Give the labels, with scores, that a prediction comes to for whoever counts: the first."""
+        return [(prediction["labels"][0]["label"], prediction["labels"][0]["score"])]
 
     def row(self, data: bytes) -> np.ndarray:
         """Turn one input's bytes into one row, of `dtype` and `row_shape`. Raises: `InputError`."""

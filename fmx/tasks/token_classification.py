@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmx.contract import TextInput
-from fmx.entities import IGNORED, Found, Unit, find_entities, tag_units, units_of
+from fmx.entities import IGNORED, Found, Unit, find_entities, summary_of, tag_units, units_of
 from fmx.task_names import TOKENS
-from fmx.tasks.task import Piece
+from fmx.tasks.task import Answer, Piece
 from fmx.tasks.text_classification import TextClassification
 from fmx.texts import MAX_CHARACTERS, TextReader, spread_answers, text_of
 
@@ -30,7 +31,8 @@ class TokenClassification(TextClassification):
     """Rows are token ids, int32 [max_length]; outputs are probabilities float32 [max_length, labels], of which those of units count."""
 
     name = TOKENS
-    tensor = "text"
+    has_labels = False
+    cuts = True
 
     def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(labels, spec, tokenizer)
@@ -78,7 +80,7 @@ class TokenClassification(TextClassification):
                 target[unit.token] = tag
         return target
 
-    def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> dict[str, Any]:
+    def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> Answer:
         """Turn probabilities, float [max_length, labels] a piece, into `{"entities": [{"label", "start", "end", "text", "score"}]}`, in order.
 
         Positions are Unicode code points of the text; `top_k` is for other tasks.
@@ -87,17 +89,16 @@ class TokenClassification(TextClassification):
         answers: list[np.ndarray] = []
         for piece, said in zip(pieces, probabilities, strict=True):
             low, high = piece.own or (0, len(data))
-            for unit in self.units(piece.data):
-                if low <= unit.start + piece.start < high:
-                    places.append((unit.start + piece.start, unit.end + piece.start))
-                    answers.append(said[unit.token])
+            own = [unit for unit in self.units(piece.data) if low <= unit.start + piece.start < high]
+            places += [(unit.start + piece.start, unit.end + piece.start) for unit in own]
+            answers.append(said[[unit.token for unit in own]])
         text = data.decode()
-        found = find_entities(places, np.array(answers), self.labels)
-        return {"entities": [_shown(text, entity) for entity in found]}
+        found = find_entities(places, np.concatenate(answers), self.labels)
+        return Answer({"entities": [_shown(text, entity) for entity in found]}, [summary_of(said) for said in answers])
 
-    def counted(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
+    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float]]:
         """Give every entity's kind and score."""
-        return [(entity["label"], entity["score"]) for entity in answer["entities"]]
+        return [(entity["label"], entity["score"]) for entity in prediction["entities"]]
 
 
 def _shown(text: str, entity: Found) -> dict[str, Any]:
@@ -117,16 +118,26 @@ def _cuts(text: str, starts: list[int], capacity: int) -> list[tuple[int, int]]:
         starts: of its tokens.
         capacity: tokens of a piece.
     """
-    begins = {unit.token for unit in units_of(text, [*zip(starts, [*starts[1:], len(text)], strict=True)], [False] * len(starts))}
+    places = [*zip(starts, [*starts[1:], len(text)], strict=True)]
+    begins = [unit.token for unit in units_of(text, places, [False] * len(starts))]
     cuts: list[tuple[int, int]] = []
     first = 0
     while first + capacity < len(starts):
-        end = first + capacity
-        cuts.append((starts[first], starts[_back(end, end - capacity // (2 * OVERLAP), begins)]))
-        first = max(first + 1, _back(end - capacity // OVERLAP, first + 1, begins))
+        end = _last(begins, first + 1, first + capacity) or first + capacity  # a word may be longer than the window
+        cuts.append((starts[first], starts[end]))
+        back = end - capacity // OVERLAP
+        first = _last(begins, first + 1, back) or _first(begins, max(first, back) + 1, end) or end
+
     return [*cuts, (starts[first], len(text))]
 
 
-def _back(token: int, least: int, begins: set[int]) -> int:
-    """Go back from a token to one where a unit begins, but not beyond `least`: a word may be longer than the window."""
-    return next((place for place in range(token, least - 1, -1) if place in begins), token)
+def _last(begins: list[int], low: int, high: int) -> int | None:
+    """Give the last of ascending numbers that is from `low` to `high`."""
+    place = bisect_right(begins, high) - 1
+    return begins[place] if place >= 0 and begins[place] >= low else None
+
+
+def _first(begins: list[int], low: int, high: int) -> int | None:
+    """Give the first of ascending numbers that is from `low` to `high`."""
+    place = bisect_left(begins, low)
+    return begins[place] if place < len(begins) and begins[place] <= high else None

@@ -33,7 +33,7 @@ REFUSALS = {
 OF_ANY_CALLER = (401, 403, 413, 415, 429, 503)
 OF_A_BODY = (400, 408, 504)
 
-ABOUT = """Classifies {noun}s. Keys go into the header Authorization, as Bearer KEY, or into X-API-Key.
+ABOUT = """{does} {noun}s. Keys go into the header Authorization, as Bearer KEY, or into X-API-Key.
 An unknown path is answered 404, another method 405 with Allow, in the form of every other error. Every answer names its request in X-Request-ID,
 which is the caller's own where they sent one of at most 64 letters, digits, dots, dashes and underscores."""
 
@@ -46,10 +46,18 @@ def openapi(settings: ServeSettings, task: str = ImageClassification.name) -> De
         paths[route] = {**_path_parameters(route), **{method.lower(): described[route] for method in methods}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "fmx", "version": version("fmx-toolkit"), "description": ABOUT.format(noun=TASKS[task].noun)},
+        "info": {
+            "title": "fmx",
+            "version": version("fmx-toolkit"),
+            "description": ABOUT.format(does=_does(task), noun=TASKS[task].noun),
+        },
         "paths": paths,
         "components": {"schemas": components(settings, task), "headers": HEADERS, **_security_schemes(settings)},
     }
+
+
+def _does(task: str) -> str:
+    return "Classifies" if TASKS[task].has_labels else "Finds entities in"
 
 
 HEADERS: Described = {
@@ -107,7 +115,10 @@ def _callers(task: str) -> dict[str, Described]:
     top_k = {"name": "top_k", "in": "query", "description": "Labels an input; a body's own goes before it.", "schema": labels}
     noun = TASKS[task].noun
     body, about = _bodies(task)
-    predict = _operation("prediction", f"Predict labels for {noun}s", _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
+    has_labels = TASKS[task].has_labels
+    what = f"Predict labels for {noun}s" if has_labels else f"Find entities in {noun}s"
+    predict = _operation("prediction", what, _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
+    options = {"parameters": [top_k]} if has_labels else {}
     embed = _operation("prediction", f"Embed {noun}s", _answers("Embeddings"), *OF_ANY_CALLER, *OF_A_BODY, 404)
     to_embed = {"schema": ref("ToEmbed"), **({} if noun == "image" else {"example": EXAMPLES[noun]})}
     of_embedding = "A vector of length 1 for each, in their order; 404 where the package was exported without --embedding."
@@ -118,7 +129,7 @@ def _callers(task: str) -> dict[str, Described]:
     reload = _operation("administration", "Have every worker open the package anew", _answers("Reports") | reported, *OF_ANY_CALLER, *OF_A_BODY, 409)
     return {
         RELOAD: {**reload, "description": "Wants a key for admin.", "requestBody": wish},
-        PREDICT: {**predict, "description": about, "parameters": [top_k], "requestBody": {"required": True, "content": body}},
+        PREDICT: {**predict, "description": about, **options, "requestBody": {"required": True, "content": body}},
         EMBED: {**embed, "description": of_embedding, "requestBody": {"required": True, "content": {**_plain(task), "application/json": to_embed}}},
         AUTOSCALE: load,
         CLIENT_SCHEMA: client,
@@ -135,12 +146,17 @@ ABOUT_BODIES = {
 }
 
 
+ABOUT_ENTITIES = "Positions of entities count Unicode code points, from 0; a text longer than the model's window is read in pieces that overlap."
+
+
 def _bodies(task: str) -> tuple[dict[str, Described], str]:
     """Give what a prediction's body may be, and what is said about it."""
     noun = TASKS[task].noun
     files = {"multipart/form-data": {"schema": ref("Files")}} if noun == "image" else {}
-    json = {"schema": ref(f"{noun.capitalize()}s"), "example": {**EXAMPLES[noun], "top_k": 3}}
-    return {**_plain(task), **files, "application/json": json}, ABOUT_BODIES[noun]
+    options = {"top_k": 3} if TASKS[task].has_labels else {}
+    json = {"schema": ref(f"{noun.capitalize()}s"), "example": {**EXAMPLES[noun], **options}}
+    about = ABOUT_BODIES[noun] + ("" if TASKS[task].has_labels else f" {ABOUT_ENTITIES}")
+    return {**_plain(task), **files, "application/json": json}, about
 
 
 def _plain(task: str) -> dict[str, Described]:

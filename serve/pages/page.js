@@ -1,8 +1,9 @@
 // What all models share. What they read is in image.js, text.js or pair.js, one of which stands before this: `input` with `missing`, `focus`,
-// `request` and `part`, `listen`, and, where there is more to show than labels, `show`. The input and the key stay in this page's variables and
-// fields: nothing is written to any storage.
+// `request` and `part`, `listen`, and, where there is more to show than the answer, `show`. What they answer is in labels.js or entities.js:
+// `output` with `show`, `told`, and, where something is asked of it, `ask`. The input and the key stay in this page's variables and fields:
+// nothing is written to any storage.
 
-const form = byId("form"), key = byId("key"), topK = byId("top");
+const form = byId("form"), key = byId("key");
 const needsKey = document.body.dataset.auth === "on";
 const address = new URL(document.body.dataset.predict, document.baseURI);
 let asked = 0;
@@ -30,33 +31,33 @@ function curlCommand(url) {
   return lines.join(" \\\n  ");
 }
 
-function row(item) {
+function scoreRow(name, score) {
   const line = document.createElement("tr"), label = document.createElement("th"), bar = document.createElement("td"), share = document.createElement("td");
   const filled = document.createElement("div");
   label.scope = "row";
-  label.textContent = item.label;
+  label.textContent = name;
   filled.className = "bar";
-  filled.style.width = 100 * item.score + "%";
+  filled.style.width = 100 * score + "%";
   bar.setAttribute("aria-hidden", "true");
   bar.append(filled);
   share.className = "figure";
-  share.textContent = (100 * item.score).toFixed(2) + " %";
+  share.textContent = (100 * score).toFixed(2) + " %";
   line.append(label, bar, share);
   return line;
 }
 
 function showAnswer(answer, milliseconds) {
-  const labels = answer.predictions[0].labels;
+  const prediction = answer.predictions[0];
   byId("error").replaceChildren();
-  byId("labels").replaceChildren(...labels.map(row));
-  input.show?.(answer.predictions[0]);
+  output.show(prediction);
+  input.show?.(prediction);
   byId("time").textContent = milliseconds.toFixed(0) + " ms, from sending to the whole answer";
   byId("model").textContent = answer.model.name;
   byId("version").textContent = answer.model.version;
   byId("variant").textContent = answer.model.variant;
   byId("request").textContent = answer.request_id;
   byId("answer").hidden = false;
-  say(labels[0].label + ", " + (100 * labels[0].score).toFixed(2) + " %, answered in " + milliseconds.toFixed(0) + " ms.");
+  say(output.told(prediction) + ", answered in " + milliseconds.toFixed(0) + " ms.");
 }
 
 async function refusal(response) {
@@ -77,9 +78,9 @@ async function predict() {
     input.focus();
     return;
   }
-  if (!topK.reportValidity()) return;
+  if (!form.reportValidity()) return;
   const url = new URL(address);
-  url.searchParams.set("top_k", topK.value);
+  output.ask?.(url);
   byId("curl").textContent = curlCommand(url.href);
   byId("command").hidden = false;
   if (needsKey && !key.value) {

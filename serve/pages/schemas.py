@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from fmx.tasks import TASKS
+from fmx.tasks import TASKS, Task
 from serve.inputs import MOST_LABELS, Direction
-from serve.oip import MOST_AXES, OUTPUTS
+from serve.oip import MOST_AXES, outputs_of
 from serve.settings import ServeSettings
 
 Schema = dict[str, Any]
@@ -33,8 +33,8 @@ def components(settings: ServeSettings, task: str) -> dict[str, Schema]:
         "ErrorDetail": _object({"code": TEXT, "message": TEXT, "hint": TEXT, "request_id": TEXT}),
         "ProtocolError": _object({"error": TEXT}),
         "State": _object({"status": {"enum": ["live", "ready"]}}),
-        **_taken(settings, TASKS[task].noun),
-        **_prediction(TASKS[task].noun),
+        **_taken(settings, TASKS[task]),
+        **_prediction(TASKS[task]),
         **_operation_of_the_service(),
         **_protocol(settings.max_inputs, task),
     }
@@ -49,13 +49,14 @@ def _array(items: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": items, **more}
 
 
-def _taken(settings: ServeSettings, noun: str) -> dict[str, Schema]:
+def _taken(settings: ServeSettings, task: type[Task]) -> dict[str, Schema]:
     """Describe what a body of JSON, or a form, may be: to predict, and to embed."""
-    most = settings.max_inputs
+    most, noun = settings.max_inputs, task.noun
+    options: dict[str, Schema] = {"top_k": {**TOP_K, "type": ["integer", "null"]}} if task.has_labels else {}
     words: Schema = {**TEXT, "minLength": 1, "maxLength": settings.max_characters, "pattern": r"\S"}
     one = {"image": BASE64, "text": words, "pair": _array(words, minItems=2, maxItems=2)}[noun]
     taken = {
-        f"{noun.capitalize()}s": _one_or_many(noun, one, most, top_k={**TOP_K, "type": ["integer", "null"]}),
+        f"{noun.capitalize()}s": _one_or_many(noun, one, most, **options),
         "ToEmbed": _one_or_many(noun, one, most),
     }
     return {**taken, "Files": _object({"file": _array(FILE, minItems=1, maxItems=most), "top_k": TOP_K}, "top_k")} if noun == "image" else taken
@@ -66,14 +67,20 @@ def _one_or_many(one: str, schema: Schema, most: int, **options: Schema) -> Sche
     return _object(fields, *fields, oneOf=[{"required": [one]}, {"required": [f"{one}s"]}])
 
 
-def _prediction(noun: str) -> dict[str, Schema]:
+def _prediction(task: type[Task]) -> dict[str, Schema]:
     labels = _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)
     return {
         "Predictions": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(ref("Prediction"))}),
         "Embeddings": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(_object({"embedding": _array({"type": "number"})}))}),
         "Model": _object({"name": TEXT, "version": TEXT, "variant": TEXT}),
-        "Prediction": _object({"labels": labels, "score": SCORE}, "score") if noun == "pair" else _object({"labels": labels}),
+        "Prediction": _object({"labels": labels, "score": SCORE}, "score") if task.noun == "pair" else _object({"labels": labels}),
+        **({} if task.has_labels else _entities()),
     }
+
+
+def _entities() -> dict[str, Schema]:
+    entity = _object({"label": TEXT, "start": COUNT, "end": COUNT, "text": {**TEXT, "minLength": 1}, "score": SCORE})
+    return {"Entity": entity, "Prediction": _object({"entities": _array(ref("Entity"))})}
 
 
 def _operation_of_the_service() -> dict[str, Schema]:
@@ -99,7 +106,7 @@ def _operation_of_the_service() -> dict[str, Schema]:
 def _protocol(most: int, task: str) -> dict[str, Schema]:
     """Give the Open Inference Protocol's, which is open by design: what it does not name is passed over."""
     sizes = _array(COUNT, minItems=1, maxItems=MOST_AXES, prefixItems=[{"type": "integer", "minimum": 1, "maximum": most}])
-    output_names: Schema = {"enum": list(OUTPUTS)}
+    output_names: Schema = {"enum": list(outputs_of(TASKS[task]))}
     parameters: Schema = {"type": ["object", "null"]}
     wanted = _object({"name": output_names, "parameters": parameters}, "parameters", additionalProperties=True)
     request: dict[str, Schema] = {

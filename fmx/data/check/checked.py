@@ -15,7 +15,9 @@ class Checked:
     source: str
     labels: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
-    """Rows a label, by split"""
+    """Rows a label, or entities a kind, by split"""
+    rows: dict[str, int]
+    """By split"""
     notes: tuple[str, ...]
     """What was said when the source was opened"""
     findings: tuple[Finding, ...]
@@ -34,7 +36,7 @@ class Checked:
         """Return the check for a program."""
         return {
             "source": self.source,
-            "rows": {split: sum(counts) for split, counts in self.counts.items()},
+            "rows": self.rows,
             "classes": [{"label": label, **{split: counts[i] for split, counts in self.counts.items()}} for i, label in enumerate(self.labels)],
             **self.facts_json(),
             "notes": list(self.notes),

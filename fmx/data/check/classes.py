@@ -6,19 +6,30 @@ from collections import Counter
 
 from fmx.data.check.findings import Finding, finding
 from fmx.data.source import Item, Source
+from fmx.entities import kinds_of
 
 IMBALANCED = 10
 """How many times more training rows the largest class may have than another"""
 
 
+def class_names(source: Source) -> tuple[str, ...]:
+    """Name what is counted: the classes, or the kinds of entities."""
+    return kinds_of(source.labels) if source.has_entities else source.labels
+
+
 def count_rows(source: Source) -> dict[str, tuple[int, ...]]:
-    """Count the rows of every label, by split."""
+    """Count the rows of every label, or the entities of every kind, by split."""
+    if source.has_entities:
+        found = {split: Counter(span.label for item in items for span in item.spans) for split, items in source.splits.items()}
+        return {split: tuple(kinds[name] for name in class_names(source)) for split, kinds in found.items()}
     counted = {split: Counter(item.label for item in items) for split, items in source.splits.items()}
-    return {split: tuple(found[label] for label in range(len(source.labels))) for split, found in counted.items()}
+    return {split: tuple(labels[label] for label in range(len(source.labels))) for split, labels in counted.items()}
 
 
 def label_name(source: Source, item: Item) -> str:
-    """Name an item's label, also one that the source does not know."""
+    """Name an item's label, also one that the source does not know; of a text with entities its kinds and places."""
+    if source.has_entities:
+        return ", ".join(f"{span.label} {span.start} to {span.end}" for span in item.spans) or "no entity"
     return source.labels[item.label] if 0 <= item.label < len(source.labels) else f"class {item.label}"
 
 
@@ -31,10 +42,9 @@ def class_findings(source: Source, counts: dict[str, tuple[int, ...]], noun: str
         noun: what the rows are.
     """
     unknown = [item.name for items in source.splits.values() for item in items if not 0 <= item.label < len(source.labels)]
-    missing = [
-        f"{label} ({split})" for split in counts if split != "train" for label, count in zip(source.labels, counts[split], strict=True) if not count
-    ]
+    names = class_names(source)
+    missing = [f"{label} ({split})" for split in counts if split != "train" for label, count in zip(names, counts[split], strict=True) if not count]
     train = counts.get("train", ())
-    thin = [f"{label} ({count} of {max(train)})" for label, count in zip(source.labels, train, strict=False) if count * IMBALANCED < max(train)]
+    thin = [f"{label} ({count} of {max(train)})" for label, count in zip(names, train, strict=False) if count * IMBALANCED < max(train)]
     found = {"unknown-class": unknown, "missing-class": missing, "imbalance": thin}
     return [one for kind, names in found.items() for one in finding(kind, names, noun=noun)]

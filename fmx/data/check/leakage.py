@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -30,12 +31,19 @@ def find_leakage(splits: dict[str, Rows], noun: str = "image") -> tuple[Finding,
     table = Table(
         names=list(itertools.chain.from_iterable(rows.names for rows in splits.values())),
         splits=[split for split, rows in splits.items() for _ in range(len(rows))],
-        labels=[f"class {label}" for rows in splits.values() for label in rows.labels.tolist()],
+        labels=[name for rows in splits.values() for name in _label_names(rows)],
         digests=[digest for rows in splits.values() for digest in rows.digests or (b"",) * len(rows)],
         noun=noun,
     )
     near = _near_images(table, splits) if noun == "image" else _near_texts(table, splits)
     return worst_first([*exact_findings(table, within=False), *near])
+
+
+def _label_names(rows: Rows) -> list[str]:
+    """Name rows' labels, so that other ones have other names."""
+    if rows.labels.ndim == 1:
+        return [f"class {label}" for label in rows.labels.tolist()]
+    return [f"entities {hashlib.sha256(tags.tobytes()).hexdigest()[:8]}" for tags in rows.labels]
 
 
 def _near_images(table: Table, splits: dict[str, Rows]) -> tuple[Finding, ...]:

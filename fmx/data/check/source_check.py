@@ -68,6 +68,7 @@ def check_source(source: Source, *, near: bool = True) -> DataCheck:
         source=source.name,
         labels=source.labels,
         counts=counts,
+        rows={split: len(found) for split, found in source.splits.items()},
         formats=dict(Counter(fact.format for fact in facts if fact.readable).most_common()),
         spreads=_spreads([fact for fact in facts if fact.readable]),
         notes=source.notes,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fmx.data.check.checked import Checked
-from fmx.data.check.classes import class_findings, count_rows
+from fmx.data.check.classes import class_findings, class_names, count_rows
 from fmx.data.check.duplicates import Table, exact_findings, table_of
 from fmx.data.check.findings import Finding, Severity, finding, worst_first
 from fmx.data.check.scripts import mean_shares, shift_findings
@@ -84,8 +84,9 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
     scripts = _by_split(table, facts)
     return TextCheck(
         source=source.name,
-        labels=source.labels,
+        labels=class_names(source),
         counts=counts,
+        rows={split: len(found) for split, found in source.splits.items()},
         notes=source.notes,
         lengths=_lengths(facts, window),
         scripts={split: mean_shares(shares) for split, shares in scripts.items()},
