@@ -309,3 +309,25 @@ def test_texts_are_typed_and_predicted_by_keyboard(which: str, browser: Any, req
         done = subprocess.run(["sh", "-c", command], env={"KEY": running.key, "PATH": "/usr/bin:/bin"}, capture_output=True, check=False)
         answered = json.loads(done.stdout)["predictions"][0]["labels"]
         assert [item["label"] for item in answered] == page.locator("#labels th").all_inner_texts()
+
+
+def test_entities_are_marked_in_the_text(browser: Any, entity_package: Package, tmp_path: Path) -> None:
+    """Emoji are two characters to a browser and one to the service: marks must not slip."""
+    text = "🎉🎉 grace <i>is</i> in new york 王芳"
+    expected = PackagePredictor.open(entity_package.folder).predict([text.encode()])[0]["entities"]
+    assert {one["text"] for one in expected} >= {"grace", "王芳"}
+    with serving(tmp_path, entity_package.folder) as running, opened_page(browser, running) as page:
+        page.locator("#key").fill(running.key)
+        page.locator("#text").fill(text)
+        page.locator("#text").press("Control+Enter")
+        page.wait_for_selector("#answer:not([hidden])")
+        marks = page.locator("#marked mark").all_inner_texts()
+        assert marks == [f"{one['text']} {one['label']}" for one in expected]
+        assert (
+            page.locator("#marked").evaluate("(at) => [...at.querySelectorAll('.kind')].forEach((kind) => kind.remove()) ?? at.textContent") == text
+        )
+        assert page.locator("#labels th").all_inner_texts() == [f"{one['text']} ({one['label']})" for one in expected]
+        assert page.locator("#status").inner_text().startswith(f"{len(expected)} entities")
+        page.locator("#text").fill("the is was a so")
+        page.locator("#text").press("Control+Enter")
+        page.wait_for_selector("#status:has-text('answered')")
