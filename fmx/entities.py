@@ -179,7 +179,7 @@ def summary_of(probabilities: np.ndarray) -> np.ndarray:
         probabilities: float [units, tags], of which the first is `O`.
     """
     if not len(probabilities):
-        return np.eye(1, probabilities.shape[1], dtype=probabilities.dtype)[0]
+        return np.asarray(np.eye(1, probabilities.shape[1])[0], probabilities.dtype)
     is_entity = probabilities.argmax(axis=1) > 0
     return np.asarray(probabilities[is_entity if is_entity.any() else slice(None)].mean(axis=0))
 
