@@ -33,7 +33,7 @@ def build_transformers_app() -> FastAPI:
 
     run = load_run(Path(os.environ["FMX_PEER_RUN"]))
     network = restore_network(run)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(run.folder / "tokenizer.json"))  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(run.folder / "tokenizer.json"))
 
     def predict(text: str) -> dict[str, Any]:
         with torch.inference_mode():
@@ -51,7 +51,7 @@ def build_onnxruntime_app() -> FastAPI:
 
     run = load_run(Path(os.environ["FMX_PEER_RUN"]))
     session = onnxruntime.InferenceSession(os.environ["FMX_PEER_MODEL"], providers=["CPUExecutionProvider"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(run.folder / "tokenizer.json"))  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(run.folder / "tokenizer.json"))
 
     def predict(text: str) -> dict[str, Any]:
         ids = tokenizer(text, truncation=True, max_length=run.info.settings["max_length"])["input_ids"]
