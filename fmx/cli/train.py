@@ -59,7 +59,7 @@ def train(
     method: Annotated[
         str | None, _option("finetune, linear-probe, lp-ft, lora, norm-bias; for texts few-shot, ia3, adapter.", MODEL, "finetune")
     ] = None,
-    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "12, texts 5, few-shot 40")] = None,
+    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "12, texts 5, few-shot 100")] = None,
     probe_epochs: Annotated[int | None, _option("Of lp-ft's first stage.", MODEL, "10")] = None,
     probe_views: Annotated[int | None, _option("Augmented views a row whose features are cached.", MODEL, "0")] = None,
     lora_rank: Annotated[int | None, _option("Of the low-rank updates.", MODEL, "8")] = None,

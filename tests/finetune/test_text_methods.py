@@ -88,6 +88,7 @@ REFUSED = [
     ({"method": "finetune", "contrastive_epochs": 2}, "without --method few-shot"),
     ({"method": "ia3", "adapter_width": 8}, "without --method adapter"),
     ({"method": "adapter", "extend_vocab": 8}, "leaves the embeddings as they are"),
+    ({"method": "prefix-tuning"}, "take no prefix; use adapter"),
 ]
 
 
@@ -251,6 +252,16 @@ def test_rows_of_one_label_have_no_pairs(tiny_encoder: Path, text_table: Path) -
     settings = check_settings({"task": TASK, "data": "x.csv", "method": "few-shot"})
     with pytest.raises(DataError, match="pairs of two labels"):
         plan_contrastive(built.network, Inputs(one, rows, False, ""), settings, CPU)
+
+
+def test_head_of_few_rows_is_held_small(tiny_encoder: Path, text_table: Path, tmp_path: Path) -> None:
+    """Weights under AdamW with a decay of 10 settle below 1 / 10; a plain probe's go on growing."""
+    options: dict[str, Any] = {"epochs": 200, "patience": 200}
+    probe = train(text_table, tiny_encoder, tmp_path / "runs", method="linear-probe", **{**options, "lr": 1e-2})
+    few_shot = train(text_table, tiny_encoder, tmp_path / "runs", method="few-shot", contrastive_pairs=64, **options)
+    largest = [float(load_file(run.weights)["classifier.weight"].abs().max()) for run in (few_shot, probe)]
+    assert largest[0] < 0.12 < 0.3 < largest[1]
+    assert few_shot.info.best_epoch == few_shot.info.epochs == 200
 
 
 def rows_in_memory(table: Path, built: Any) -> Rows:
