@@ -1,8 +1,9 @@
 """The state of a training on disk: complete enough that a kill at any moment costs nothing but the steps since the last one.
 
 `checkpoint/` in a run's folder holds `training.json` (the settings as resolved, written before step one), up to two states, and `index.json`
-which names them with their SHA-256. Every file is written beside its place, flushed and renamed; the index is written after the state that
-it names, and what it no longer names is removed after that. A state that is damaged falls back to the one before it.
+which names them with their SHA-256; also the weights after a stage, where later ones begin with them. Every file is written beside its
+place, flushed and renamed; the index is written after the state that it names, and what it no longer names is removed after that. A state
+that is damaged falls back to the one before it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmx import storage
 from fmx.errors import PackageError
@@ -78,6 +80,24 @@ def load_state(folder: Path, say: Callable[[str], None]) -> State | None:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return State(load(data), json.loads(header["__metadata__"]["facts"]))
     return None
+
+
+def save_weights(folder: Path, stage: str, module: nn.Module) -> None:
+    """Write what a finished stage has made of a network, for a training that is resumed in a later one. Raises: `SurroundingsError`."""
+    storage.write_bytes(folder / _weights_file(stage), save(_apart(module.state_dict())))
+
+
+def load_weights(folder: Path, stage: str, module: nn.Module) -> None:
+    """Go back to what a finished stage had made of a network. Raises: `PackageError` when it is missing or damaged."""
+    path = folder / _weights_file(stage)
+    try:
+        module.load_state_dict(load(path.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise PackageError(f"{path} is missing or damaged.", hint="This training cannot be resumed; start it again.") from error
+
+
+def _weights_file(stage: str) -> str:
+    return f"after-{stage}.safetensors"
 
 
 def write_training(folder: Path, content: dict[str, Any]) -> None:

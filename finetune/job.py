@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,12 +11,13 @@ import torch
 from finetune import checkpoint
 from finetune.base_models import check_model_name
 from finetune.baselines import require_baselines
+from finetune.bottleneck import adapter_width
 from finetune.device import choose_device
 from finetune.downloads import ensure_downloaded
 from finetune.network import Built, Network, build_network, build_text_network, continue_network
 from finetune.regularisation import set_drop_path, set_dropout
 from finetune.settings import TrainSettings
-from finetune.text_models import Extension
+from finetune.text_models import Extension, with_adapters
 from finetune.world import World
 from fmx import storage
 from fmx.contract import ImageInput, Input, TextInput
@@ -102,6 +103,8 @@ def open_job(settings: TrainSettings, world: World, say: Say, folder: Callable[[
     sizes: dict[str, int] = {"size": spec.height} if isinstance(spec, ImageInput) else {}
     if isinstance(spec, TextInput) and continued_run(settings.model) is None:
         sizes = {"max_length": spec.max_length}
+    if settings.method == "adapter":
+        sizes["adapter_width"] = adapter_width(built.network.body.get_submodule("encoder").config)
     settled = {**pinned, **sizes, "name": place.name, "norm_statistics": _norm_statistics(settings, built.network)}
     settings = settings.model_copy(update=settled)
     return Job(place, settings, world, device, source, task, rows, built, say)
@@ -124,6 +127,8 @@ def _build(settings: TrainSettings, source: Source, say: Say) -> Built:
     else:
         network, base, _ = build_network(settings.model, settings.weights, settings.size or source.suggested_size, len(source.labels))
         built = Built(network, base.weights_origin)
+    if settings.method == "adapter":
+        built = replace(built, files=with_adapters(built.network.body, built.files, settings.adapter_width))
     if settings.dropout is not None:
         set_dropout(built.network, settings.dropout)
     if settings.drop_path is not None:

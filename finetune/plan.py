@@ -45,6 +45,8 @@ class Plan:
     """Gives the whole network's logits for decoded rows, float32 [n, classes], where the method has a quicker way than the network."""
     lengths: tuple[Tensor, Tensor] | None = None
     """Of training and validation inputs, int64 [n] each, where they have different ones: those of about one length share a batch."""
+    keeps_last: bool = False
+    """Whether the last epoch is kept, whatever the validation rows say."""
     finish: Callable[[], None] = _nothing
     """Called once with the best weights loaded (LoRA merges here)."""
 

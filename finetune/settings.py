@@ -15,8 +15,10 @@ from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TEXTS, TOKENS, TaskName
 EMBEDDED_MODEL = "efficientnet_lite0"
 EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
 
-Method = Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias"]
+Method = Literal["finetune", "linear-probe", "lp-ft", "lora", "norm-bias", "few-shot", "ia3", "adapter"]
 METHODS: tuple[str, ...] = get_args(Method)
+TEXT_METHODS = ("few-shot", "ia3", "adapter")
+"""Those that train encoders of texts alone."""
 
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "finetune": {"adamw": 1e-3, "sgd": 2e-2, "head_lr_factor": 10.0},
@@ -33,11 +35,17 @@ TEXT_METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "lp-ft": {"adamw": 5e-5, "sgd": 2e-3, "head_lr_factor": 2.0},
     "lora": {"adamw": 1e-3, "sgd": 2e-2, "head_lr_factor": 5.0},
     "norm-bias": {"adamw": 2e-3, "sgd": 2e-2, "head_lr_factor": 3.0},
+    "few-shot": {"adamw": 1e-4, "sgd": 5e-3, "head_lr_factor": 1.0},
+    "ia3": {"adamw": 1e-2, "sgd": 0.1, "head_lr_factor": 1.0},
+    "adapter": {"adamw": 1e-3, "sgd": 2e-2, "head_lr_factor": 5.0},
 }
 """The same for encoders of texts, which break at the rates of convolutional networks."""
 
 TEXT_DEFAULTS: dict[str, Any] = {"model": EMBEDDED_TEXT_MODEL, "epochs": 5, "augment": "none", "adversarial_eps": 1.0}
 """What a training on texts does otherwise unless it is told."""
+
+TEXT_EPOCHS = {"linear-probe": 12, "few-shot": 100}
+"""Of heads on features, which cost next to nothing; few rows make few steps an epoch."""
 
 IMAGES_ONLY = (
     "size",
@@ -117,6 +125,12 @@ class TrainSettings(BaseModel):
     probe_views: int = Field(default=0, ge=0, le=64)
     """Augmented views of each training row whose features are cached beside the plain ones (linear-probe, lp-ft)."""
     lora_rank: int = Field(default=8, ge=1, le=512)
+    adapter_width: int | None = Field(default=None, ge=1, le=4096)
+    """Of the bottlenecks; None: 48, or that of the run that is continued."""
+    contrastive_epochs: int = Field(default=1, ge=1, le=10_000)
+    """Of few-shot's first stage."""
+    contrastive_pairs: int = Field(default=512, ge=2, le=1_000_000)
+    """Of training rows, an epoch of few-shot's first stage: half of one label, half of two."""
     size: int | None = Field(default=None, ge=8, le=2048)
     max_length: int | None = Field(default=None, ge=8, le=8192)
     """Tokens of a text, special ones included; what is behind is cut off."""
@@ -196,16 +210,27 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _refuse_prefixes(cls, values: Any) -> Any:
+        """Peft 0.21 gives prefixes as a cache: BERT's kin reads it, ModernBERT and MPNet ignore it without a word, DeBERTa breaks at it."""
+        if isinstance(values, dict) and values.get("method") == "prefix-tuning":
+            raise ValueError("--method prefix-tuning is not for encoders, most of which take no prefix; use adapter or ia3, or lora")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _fill_by_task(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("task") not in READ_TEXTS:
             return values
         if values.get("adversarial", "none") == "none" and values.get("adversarial_eps") == cls.model_fields["adversarial_eps"].default:
             values = {key: value for key, value in values.items() if key != "adversarial_eps"}  # as written before texts had one of their own
-        known = {key: default for key, default in TEXT_DEFAULTS.items() if key != "epochs" or values.get("method") != "linear-probe"}
+        known = {**TEXT_DEFAULTS, "epochs": TEXT_EPOCHS.get(str(values.get("method")), TEXT_DEFAULTS["epochs"])}
         return {**known, **{key: value for key, value in values.items() if value is not None or key not in TEXT_DEFAULTS}}
 
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
+        if self.method in TEXT_METHODS and self.task not in READ_TEXTS:
+            instead = "linear-probe or lp-ft" if self.method == "few-shot" else "lora or norm-bias"
+            raise ValueError(f"--method {self.method} is for texts; for images use {instead}")
         on_rows = {
             "--mixup": self.mixup > 0,
             "--cutmix": self.cutmix > 0,
@@ -217,6 +242,10 @@ class TrainSettings(BaseModel):
             "--drop-path": self.drop_path is not None,
         }
         asked = [option for option, is_on in on_rows.items() if is_on]
+        if self.method == "few-shot" and self.adversarial != "none":
+            raise ValueError("--adversarial cannot be combined with --method few-shot, whose encoder learns from pairs; try lp-ft")
+        if self.method == "few-shot" and self.lr == "auto":
+            raise ValueError("--lr auto cannot be combined with --method few-shot, whose head is trained last; give a number, the encoder's")
         if self.method == "linear-probe" and asked:
             raise ValueError(f"{', '.join(asked)} cannot be combined with --method linear-probe, which trains on stored features; try lp-ft")
         unused = [f"--{name.replace('_', '-')} does nothing {why}" for name, (used, why) in self._uses().items() if not used and self._differs(name)]
@@ -224,8 +253,8 @@ class TrainSettings(BaseModel):
             raise ValueError("; ".join(unused))
         if self.task in READ_TEXTS and self.data == "digits":
             raise ValueError(f"--task {self.task} needs texts: --data FILE, {_WANTED_DATA[self.task]}")
-        if self.task == TOKENS and self.method in ("linear-probe", "lp-ft"):
-            raise ValueError(f"--method {self.method} would keep a vector of every token on disk; for {TOKENS} use finetune, lora or norm-bias")
+        if self.task == TOKENS and self.method in ("linear-probe", "lp-ft", "few-shot"):
+            raise ValueError(f"--method {self.method} learns from one vector a text; for {TOKENS} use finetune, lora, norm-bias, ia3 or adapter")
         if self.task == TOKENS and self.balance != "none":
             raise ValueError(f"--balance is for rows of one class, and a text of {TOKENS} has many tags")
         if self.adversarial == ("fgsm" if self.task in READ_TEXTS else "fgm"):
@@ -263,10 +292,14 @@ class TrainSettings(BaseModel):
             "probe_epochs": (self.method == "lp-ft", "without --method lp-ft"),
             "max_length": (not self.model.startswith("run:"), "beside --model run:NAME, whose window stays"),
             "token_dropout": (on_rows, "for --method linear-probe, which trains on stored features"),
-            "extend_vocab": (self.method in ("finetune", "lp-ft") and not self.model.startswith("run:"), self._why_no_new_tokens()),
+            "extend_vocab": (self.method in ("finetune", "lp-ft", "few-shot") and not self.model.startswith("run:"), self._why_no_new_tokens()),
             "probe_views": (probes, f"for --method {self.method}"),
+            "contrastive_epochs": (self.method == "few-shot", "without --method few-shot"),
+            "contrastive_pairs": (self.method == "few-shot", "without --method few-shot"),
+            "adapter_width": (self.method == "adapter", "without --method adapter"),
+            "balance": (self.method != "few-shot", "for --method few-shot, whose pairs have every label equally often"),
             "lora_rank": (self.method == "lora", "without --method lora"),
-            "head_lr_factor": (on_rows, "for --method linear-probe, whose head is all that is trained: use --lr"),
+            "head_lr_factor": (on_rows and self.method != "few-shot", f"for --method {self.method}, whose head is trained by itself"),
             "norm_statistics": (on_rows or self.norm_statistics == "frozen", "for --method linear-probe, which is frozen"),
             "augment": (on_rows or self.probe_views > 0 or self.augment == "none", "for --method linear-probe without --probe-views"),
             "weights": (not self.model.startswith("run:"), "beside --model run:NAME, which brings its own"),
@@ -276,14 +309,14 @@ class TrainSettings(BaseModel):
             "distill_temperature": (self.teacher is not None, "without --teacher"),
             "unlabelled_ratio": (self.unlabelled is not None, "without --unlabelled"),
             "compile": (on_rows, "for --method linear-probe, which trains one layer"),
-            "shard": (on_rows, "for --method linear-probe, which trains one layer"),
+            "shard": (on_rows and self.method != "few-shot", f"for --method {self.method}, which trains one layer at the end"),
             "unlabelled_threshold": (self.unlabelled is not None, "without --unlabelled"),
         }
 
     def _why_no_new_tokens(self) -> str:
         if self.model.startswith("run:"):
             return "beside --model run:NAME, whose tokens stay"
-        return f"for --method {self.method}, which leaves the embeddings as they are: use finetune or lp-ft"
+        return f"for --method {self.method}, which leaves the embeddings as they are: use finetune, lp-ft or few-shot"
 
     @property
     def peak_rate(self) -> float:

@@ -7,6 +7,7 @@ Code out of a model's repository is never run (`trust_remote_code`). The head re
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.bottleneck import ADAPTER_WIDTH, WIDTH_KEY, adapter_width, add_adapters
 from finetune.settings import EMBEDDED_TEXT_MODEL
 from finetune.vocabulary import unknown_share, unknown_words, widen
 from fmx import storage
@@ -198,7 +200,31 @@ def rebuild_text_body(folder: Path, spec: TextInput, classes: int, task: str) ->
 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        add_adapters(encoder, adapter_width(config))
         return _body(encoder, config, spec, classes, task)
+
+
+def with_adapters(body: nn.Module, files: dict[str, str], width: int | None) -> dict[str, str]:
+    """Put adapters into a body that has none yet; gives the run's files, in which the encoder's configuration tells their width.
+
+    Args:
+        body: of texts, as it is trained.
+        files: of the run.
+        width: of the bottlenecks; None takes the usual one, or that of the adapters that are there.
+
+    Raises:
+        ModelError: no layer that adapters could stand behind.
+        UsageError: there are adapters, of another width.
+    """
+    encoder = body.get_submodule("encoder")
+    there = adapter_width(encoder.config)
+    if there and width not in (None, there):
+        raise UsageError(f"The run's adapters are {there} wide, not {width}.", hint="Leave out --adapter-width.")
+    if there:
+        return files
+    add_adapters(encoder, width or ADAPTER_WIDTH)
+    config = {**json.loads(files[CONFIG_FILE]), WIDTH_KEY: adapter_width(encoder.config)}
+    return {**files, CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True) + "\n"}
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ import torch
 from finetune import checkpoint
 from finetune.baselines import compare_entities, compare_with_baselines
 from finetune.blocks import checkpoint_gradients
-from finetune.checkpoint import Keeper, load_state, read_training, write_training
+from finetune.checkpoint import Keeper, load_state, load_weights, read_training, save_weights, write_training
 from finetune.energy import EnergyMeter
 from finetune.interruption import interruptible
 from finetune.job import Job, Say, base_key, check_model, continued_run, model_name, open_job
@@ -101,14 +101,16 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
     saved = _check_or_write_training(job)
     state = load_state(job.states, job.say)
     job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    inputs = Inputs(job.rows["train"], job.rows["validation"], job.source.may_flip, base_key(job.network, job.spec))
     stages = METHODS[job.settings.method]
     first = next((i for i, stage in enumerate(stages) if state is not None and stage.name == state.facts["stage"]), 0)
     done = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in saved["stages"].items()}
     fits = [Fit(done[stage.name]) for stage in stages[:first]]
     logged = sum(len(fit.epochs) for fit in fits) + len(state.facts["epochs"] if state else ())
     with closing(Trackers(job.folder, job.settings, logged)) if job.world.is_first else nullcontext() as trackers:
+        for stage in filter(_trains_base, stages[:first]):
+            load_weights(job.states, stage.name, job.network.body)
         for stage in stages[first:]:
+            inputs = Inputs(job.rows["train"], job.rows["validation"], job.source.may_flip, base_key(job.network, job.spec))
             ready = _prepare_stage(job, stage, inputs, saved)
             if stage is stages[-1]:
                 job = replace(job, settings=ready.settings)
@@ -119,15 +121,23 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
                 job.say(f"Resumed {stage.name} after epoch {len(trainer.fit.epochs)}, step {trainer.position}.")
             elif job.world.is_first:
                 parameters = list(ready.plan.module.parameters())
+                copies = 2 + bool(ready.settings.ema) + (stage is not stages[-1] and _trains_base(stage))
                 trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-                check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=3 if ready.settings.ema else 2)
+                check_space(job.folder, sum(p.numel() * p.element_size() for p in parameters), trained, copies=copies)
             state = None
             saved.setdefault("start_seconds", round(time.perf_counter() - started, 2))
             fits.append(_run_stage(job, trainer, fits, trackers, watch if stage is stages[-1] else None))
             ready.plan.finish()
+            if stage is not stages[-1] and _trains_base(stage) and job.world.is_first:
+                save_weights(job.states, stage.name, job.network.body)
             saved["stages"][stage.name] = [asdict(epoch) for epoch in fits[-1].epochs]
             _write_training(job, saved)
     return _finish(job, ready.plan, fits, saved, meter)
+
+
+def _trains_base(stage: Stage) -> bool:
+    """Whether a stage leaves another base model, which the stages after it begin with and their states do not hold."""
+    return not stage.passes
 
 
 def _run_stage(job: Job, trainer: Trainer, earlier: list[Fit], trackers: Trackers | None, watch: Callable[[Fit], None] | None) -> Fit:
@@ -278,8 +288,8 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
 
 
 def _head_factor(settings: TrainSettings) -> dict[str, float]:
-    """A probe trains nothing but the head, so its rate has no factor."""
-    return {} if settings.method == "linear-probe" else {"head_lr_factor": settings.head_factor}
+    """A stage of a probe trains nothing but the head, so its rate has no factor."""
+    return {} if settings.method in ("linear-probe", "few-shot") else {"head_lr_factor": settings.head_factor}
 
 
 def _check_or_write_training(job: Job) -> dict[str, Any]:

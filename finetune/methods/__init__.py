@@ -6,7 +6,10 @@ Adding a method is a file with a `plan_...` function, a line in `METHODS`, and i
 
 from __future__ import annotations
 
+from finetune.methods.adapter import plan_adapter
+from finetune.methods.few_shot import plan_contrastive, plan_head
 from finetune.methods.finetune import plan_finetune
+from finetune.methods.ia3 import plan_ia3
 from finetune.methods.linear_probe import plan_linear_probe
 from finetune.methods.lora import plan_lora
 from finetune.methods.norm_bias import plan_norm_bias
@@ -21,5 +24,11 @@ METHODS: dict[str, tuple[Stage, ...]] = {
     ),
     "lora": (Stage("lora", plan_lora),),
     "norm-bias": (Stage("norm-bias", plan_norm_bias),),
+    "few-shot": (
+        Stage("contrastive", plan_contrastive, lambda settings: settings.contrastive_epochs),
+        Stage("linear-probe", plan_head, passes=True),
+    ),
+    "ia3": (Stage("ia3", plan_ia3),),
+    "adapter": (Stage("adapter", plan_adapter),),
 }
-"""lp-ft: Kumar et al. 2022, arXiv:2202.10054."""
+"""lp-ft: Kumar et al. 2022, arXiv:2202.10054. few-shot, ia3 and adapter train encoders of texts alone."""

@@ -53,8 +53,9 @@ def plan_lora(network: Network, inputs: Inputs, settings: TrainSettings, device:
     layer: nn.Module = head.layer
     layer.requires_grad_(True)
     groups = network_groups(network.body, head, settings, settings.peak_rate)
-    return plan_on_rows(network, inputs, settings, device, groups, partial(_merge, network, adapted))
+    return plan_on_rows(network, inputs, settings, device, groups, partial(merge_adapted, network, adapted))
 
 
-def _merge(network: Network, adapted: nn.Module) -> None:
+def merge_adapted(network: Network, adapted: nn.Module) -> None:
+    """Put what peft has added into the weights, and leave the network as it was built."""
     network.body = adapted.merge_and_unload().requires_grad_(True)  # type: ignore[operator]

@@ -58,11 +58,16 @@ def train(
         ),
     ] = None,
     weights: Annotated[str | None, _option("default (pretrained), none, or a .safetensors/.pth file.", MODEL, "default")] = None,
-    method: Annotated[str | None, _option("finetune, linear-probe, lp-ft, lora, norm-bias.", MODEL, "finetune")] = None,
-    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "12, texts 5")] = None,
+    method: Annotated[
+        str | None, _option("finetune, linear-probe, lp-ft, lora, norm-bias; for texts few-shot, ia3, adapter.", MODEL, "finetune")
+    ] = None,
+    epochs: Annotated[int | None, _option("Most epochs; training stops early without progress.", MODEL, "12, texts 5, few-shot 100")] = None,
     probe_epochs: Annotated[int | None, _option("Of lp-ft's first stage.", MODEL, "10")] = None,
     probe_views: Annotated[int | None, _option("Augmented views a row whose features are cached.", MODEL, "0")] = None,
     lora_rank: Annotated[int | None, _option("Of the low-rank updates.", MODEL, "8")] = None,
+    adapter_width: Annotated[int | None, _option("Of the bottlenecks of adapter.", MODEL, "48")] = None,
+    contrastive_epochs: Annotated[int | None, _option("Of few-shot's first stage.", MODEL, "1")] = None,
+    contrastive_pairs: Annotated[int | None, _option("Of rows, an epoch of few-shot's first stage.", MODEL, "512")] = None,
     optimiser: Annotated[str | None, _option("adamw or sgd.", RATE, "adamw", "--optimiser", "--optimizer")] = None,
     lr: Annotated[str | None, _option("Peak rate, or auto (range test).", RATE, "by method")] = None,
     head_lr_factor: Annotated[float | None, _option("The head's rate over the base model's.", RATE, "by method")] = None,

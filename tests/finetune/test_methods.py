@@ -19,7 +19,7 @@ from finetune.evaluation import eager_logits, evaluate_run
 from finetune.methods import METHODS
 from finetune.methods.lora import adapted_layers
 from finetune.network import Network, build_network, restore_network
-from finetune.settings import EMBEDDED_MODEL, METHOD_DEFAULTS, check_settings
+from finetune.settings import EMBEDDED_MODEL, METHOD_DEFAULTS, TEXT_METHOD_DEFAULTS, TEXT_METHODS, check_settings
 from finetune.settings import METHODS as METHOD_NAMES
 from finetune.training import train_run
 from fmx.contract import ImageInput
@@ -32,10 +32,11 @@ from tests.conftest import MakeFolder
 
 
 def test_every_method_has_stages_rates_and_a_place_in_the_settings() -> None:
-    assert set(METHODS) == set(METHOD_NAMES) == set(METHOD_DEFAULTS)
+    assert set(METHODS) == set(METHOD_NAMES) == set(TEXT_METHOD_DEFAULTS)
+    assert set(METHOD_DEFAULTS) == set(METHOD_NAMES) - set(TEXT_METHODS)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(METHOD_DEFAULTS))
 def test_method_learns_and_its_run_answers_the_same_when_restored(method: str, digit_folder: MakeFolder) -> None:
     data, said = str(digit_folder(3, 30)), list[str]()
     run = train_run(data=data, size=32, epochs=4, method=method, say=said.append, precision="fp32")

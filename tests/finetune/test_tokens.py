@@ -73,7 +73,7 @@ def test_training_that_does_not_beat_its_baseline_says_so(entity_run: Run) -> No
     assert "did not beat TF-IDF" in said[0]
 
 
-@pytest.mark.parametrize("method", ["lora", "norm-bias"])
+@pytest.mark.parametrize("method", ["lora", "norm-bias", "ia3", "adapter"])
 def test_other_methods_train_entities_too(entity_encoder: Path, entity_table: Path, tmp_path: Path, method: str) -> None:
     run = train_run(tmp_path, task=TASK, data=str(entity_table), model=str(entity_encoder), method=method, epochs=1, max_length=32, device="cpu")
     assert run.info.settings["method"] == method
@@ -132,8 +132,9 @@ def test_drop_of_entities_is_in_points_of_f1(entity_run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "linear-probe"}, "use finetune, lora or norm-bias"),
-        ({"method": "lp-ft"}, "use finetune, lora or norm-bias"),
+        ({"method": "linear-probe"}, "use finetune, lora, norm-bias, ia3 or adapter"),
+        ({"method": "few-shot"}, "use finetune, lora, norm-bias, ia3 or adapter"),
+        ({"method": "lp-ft"}, "use finetune, lora, norm-bias, ia3 or adapter"),
         ({"balance": "weights"}, "--balance is for rows of one class"),
         ({"data": "digits"}, "CoNLL"),
         ({"pair_column": "b"}, "without --task text-pair"),
