@@ -384,22 +384,24 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_size: int = 128) -> Judged:
-    """Judge a module on the validation rows, each counted once however many processes there are."""
+    """Judge a module on the validation rows, or what is asked of them, each counted once however many processes there are."""
     module.eval()
     device = next(module.parameters()).device
-    rows, classes = len(plan.validation_labels), int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
-    loss, correct, answers = 0.0, 0, torch.zeros(classes)
-    order = torch.arange(rows) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
+    classes = plan.targets.classes if plan.targets else int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
+    loss, correct, asked, answers = 0.0, 0, 0, torch.zeros(classes)
+    order = torch.arange(len(plan.validation_labels)) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
+        inputs = plan.batch(plan.validation_inputs[index], None)
         with autocast(precision, device):
-            logits = module(plan.batch(plan.validation_inputs[index], None)).float()
-        wanted = plan.validation_labels[index].to(device)
+            logits = module(inputs).float()
+        wanted = plan.targets.of(inputs) if plan.targets else plan.validation_labels[index].to(device)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         said = logits.argmax(dim=1)
         correct += int((said == wanted).sum())
+        asked += len(wanted)
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
-    loss, right, *counts = world.sums([loss, correct, *answers.tolist()])
-    return Judged(loss / rows, right / rows, sum(count > 0 for count in counts))
+    loss, right, count, *counts = world.sums([loss, correct, asked, *answers.tolist()])
+    return Judged(loss / count, right / count, sum(times > 0 for times in counts))
 
 
 def bucket_by_length(batches: tuple[Tensor, ...], lengths: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -72,7 +72,7 @@ GUESSED = Columns()
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """One table of a source."""
 
     where: str
@@ -134,11 +134,11 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
         DataError: no such data, a column that is not there, bad rows (all at once), or rows that cannot be learnt from.
         SurroundingsError: a library that reads the format is not installed.
     """
-    parts, notes = _open_parts(spec, [name for name in (*columns, group_by) if name])
+    parts, notes = open_parts(spec, [name for name in (*columns, group_by) if name])
     train = next((part for part in parts if part.split in ("train", None)), parts[0])
     chosen = _choose_columns(train, columns, group_by, in_pairs)
     for part in parts:
-        _check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], in_pairs)
+        check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], _hint(in_pairs))
     found = _Found()
     for part in parts:
         _read_part(part, chosen, found)
@@ -149,7 +149,8 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
     return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
 
 
-def _open_parts(spec: str, named: list[str]) -> tuple[list[_Part], list[str]]:
+def open_parts(spec: str, named: list[str]) -> tuple[list[Part], list[str]]:
+    """Read the tables of a source, and give what is to be said of them. Raises: as `open_text`."""
     path = Path(spec)
     if spec.startswith(PREFIX):
         return _open_dataset(spec)
@@ -159,7 +160,7 @@ def _open_parts(spec: str, named: list[str]) -> tuple[list[_Part], list[str]]:
         raise DataError(f"There is no data at {spec!r}.", hint=f"Give {KINDS}.")
     if path.suffix.lower() not in READERS:
         raise DataError(f"{spec} is no table that fmx reads.", hint=f"Give {KINDS}.")
-    return [_Part(spec, _read_table(path, named))], []
+    return [Part(spec, _read_table(path, named))], []
 
 
 def _read_table(path: Path, named: list[str]) -> Table:
@@ -167,7 +168,7 @@ def _read_table(path: Path, named: list[str]) -> Table:
     return read_table(path, {*known, "split", "group", *(name.lower() for name in named)})
 
 
-def _open_folder(root: Path, named: list[str]) -> tuple[list[_Part], list[str]]:
+def _open_folder(root: Path, named: list[str]) -> tuple[list[Part], list[str]]:
     """Read the file of every split. Raises: `DataError` without one for training, or with two for one split."""
     files = sorted(path for path in root.iterdir() if path.suffix.lower() in READERS and path.is_file())
     splits: dict[str, Path] = {}
@@ -184,20 +185,20 @@ def _open_folder(root: Path, named: list[str]) -> tuple[list[_Part], list[str]]:
         )
     several = len(splits) > 1
     parts = [
-        _Part(str(path), _read_table(path, named), f"{path.name} " if several else "", split if several else None)
+        Part(str(path), _read_table(path, named), f"{path.name} " if several else "", split if several else None)
         for split, path in ((split, splits[split]) for split in SPLITS if split in splits)
     ]
     unused = [path.name for path in files if path not in splits.values()]
     return parts, [f"Files not used: {first_few(unused)}."] if unused else []
 
 
-def _open_dataset(spec: str) -> tuple[list[_Part], list[str]]:
+def _open_dataset(spec: str) -> tuple[list[Part], list[str]]:
     tables, notes = load_tables(spec)
     several = len(tables) > 1
     parts = []
     for split, dataset in tables.items():
         table, classes = _dataset_table(dataset)
-        parts.append(_Part(f"{spec} ({split})" if several else spec, table, f"{split} " if several else "", split if several else None, classes))
+        parts.append(Part(f"{spec} ({split})" if several else spec, table, f"{split} " if several else "", split if several else None, classes))
     return parts, list(notes)
 
 
@@ -219,16 +220,16 @@ def _is_plain(feature: Any, value_type: type) -> bool:
     return isinstance(feature, value_type) and "binary" not in getattr(feature, "dtype", "")
 
 
-def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
+def _choose_columns(part: Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
     """Find the columns that are not told. Raises: `DataError`."""
-    _check_columns(part, [name for name in (*told, group_by) if name], in_pairs)
+    check_columns(part, [name for name in (*told, group_by) if name], _hint(in_pairs))
     columns = part.table.columns
-    split = _find([name for name in columns if name not in told], ("split",))
-    query = (told.query or _find(columns, QUERY_COLUMNS)) if in_pairs else None
-    group = group_by or _find([name for name in columns if name not in told], ("group",))
+    split = find_column([name for name in columns if name not in told], ("split",))
+    query = (told.query or find_column(columns, QUERY_COLUMNS)) if in_pairs else None
+    group = group_by or find_column([name for name in columns if name not in told], ("group",))
     set_apart = {split, group, query} - {told.text, told.pair, told.label}
     free = [name for name in columns if name not in set_apart]
-    texts, label = _guess_pair(columns, free, told) if in_pairs else _guess_text(part, free, told)
+    texts, label = _guess_pair(columns, free, told) if in_pairs else guess_text(part, free, told)
     if len(texts) < 1 + in_pairs or not label:
         lacks = " and ".join(what for what, is_there in ((_wanted(in_pairs), len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
         raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {_listed(columns)}.", hint=_hint(in_pairs))
@@ -239,11 +240,11 @@ def _choose_columns(part: _Part, told: Columns, group_by: str | None, in_pairs: 
     return _Chosen(texts, label, None if part.split else split, group, query)
 
 
-def _guess_text(part: _Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
+def guess_text(part: Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
     """Choose the columns of the text and the label, as far as names, or there being no other, tell."""
     free = [name for name in columns if name not in told]
-    text = told.text or _find(free, TEXT_COLUMNS)
-    label = told.label or _find(free, LABEL_COLUMNS)
+    text = told.text or find_column(free, TEXT_COLUMNS)
+    label = told.label or find_column(free, LABEL_COLUMNS)
     left = [name for name in free if name not in (text, label)]
     if not text and not label and len(left) == 2:
         text, label = sorted(left, key=lambda name: _mean_length(part.table.rows, name), reverse=True)
@@ -260,9 +261,9 @@ def _guess_pair(columns: list[str], free: list[str], told: Columns) -> tuple[tup
         free: those that are nothing else, in their order.
         told: by name.
     """
-    label = told.label or _find([name for name in columns if name not in told], (*RELEVANCE_COLUMNS, *LABEL_COLUMNS))
+    label = told.label or find_column([name for name in columns if name not in told], (*RELEVANCE_COLUMNS, *LABEL_COLUMNS))
     for names in PAIR_COLUMNS:
-        known = _find(columns, names[:1]), _find(columns, names[1:])
+        known = find_column(columns, names[:1]), find_column(columns, names[1:])
         if None not in known and label not in known and told.text in (None, known[0]) and told.pair in (None, known[1]):
             texts = tuple(filter(None, known))
             return texts, label or _only([name for name in free if name not in texts])
@@ -284,7 +285,7 @@ def _is_id(name: str) -> bool:
     return name.lower() in ("id", "index", "uid", "guid") or name.lower().endswith("_id")
 
 
-def _find(columns: list[str], wanted: Iterable[str]) -> str | None:
+def find_column(columns: list[str], wanted: Iterable[str]) -> str | None:
     """Return the first wanted column that is there, in any case."""
     there = {name.lower(): name for name in reversed(columns)} | {name: name for name in columns}
     return next((there[name] for name in wanted if name in there), None)
@@ -310,30 +311,40 @@ def _lack(in_pairs: bool) -> str:
     return "do not have two texts" if in_pairs else "have no text"
 
 
-def _check_columns(part: _Part, needed: list[str], in_pairs: bool) -> None:
-    """Check that columns are there and hold plain values. Raises: `DataError`."""
+def check_columns(part: Part, needed: list[str], hint: str, rows: str = "Give rows with a text and a label.") -> None:
+    """Check that columns are there and hold plain values.
+
+    Args:
+        part: the table.
+        needed: names of columns.
+        hint: how columns are named.
+        rows: what an empty table should hold.
+
+    Raises:
+        DataError: one is not, or the table is empty.
+    """
     table = part.table
     if not table.columns:
-        check_rows(part.where, 0, table.faults, (), "Give rows with a text and a label.")
+        check_rows(part.where, 0, table.faults, (), rows)
     for name in needed:
         if name not in table.columns:
             near = nearest_names(name, table.columns)
             raise DataError(
                 f"{part.where} has no column {name!r}; its columns: {_listed(table.columns)}.",
-                hint=f"{f'Did you mean {near}? ' if near else ''}{_hint(in_pairs)}",
+                hint=f"{f'Did you mean {near}? ' if near else ''}{hint}",
             )
         if table.rows and not any(name in row for _, row in table.rows):  # bytes in Parquet, images or lists in `datasets`
-            raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=_hint(in_pairs))
+            raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=hint)
 
 
-def _read_part(part: _Part, columns: _Chosen, found: _Found) -> None:
+def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
     """Turn the rows of a table into labelled items."""
     found.faults += [part.prefix + fault for fault in part.table.faults]
     placed = columns.split is not None and is_placed(part.table.rows, columns.split)
     for place, row in part.table.rows:
         name = part.prefix + place
         try:
-            texts = [_read_text(row.get(column)) for column in columns.texts]
+            texts = [read_text(row.get(column)) for column in columns.texts]
             if not all(texts):
                 found.empty.append(name)
                 continue
@@ -349,7 +360,7 @@ def _read_part(part: _Part, columns: _Chosen, found: _Found) -> None:
             found.rows[split].append((label, _item(name, texts, group, query)))
 
 
-def _read_text(value: Any) -> bytes:
+def read_text(value: Any) -> bytes:
     """Encode a text; empty where there is none, or only white space. Raises: `ValueError` with what is wrong."""
     if value is None or value != value:  # NaN
         return b""
@@ -391,11 +402,11 @@ def _check_found(spec: str, found: _Found, in_pairs: bool) -> None:
     check_rows(spec, found.count(), found.faults, found.rows, f"Give rows with {_wanted(in_pairs)} and a label.")
 
 
-def _encoding_notes(parts: list[_Part]) -> list[str]:
+def _encoding_notes(parts: list[Part]) -> list[str]:
     return [note for part in parts for note in part.table.notes(Path(part.where).name)]
 
 
-def _column_notes(part: _Part, columns: _Chosen, told: Columns) -> list[str]:
+def _column_notes(part: Part, columns: _Chosen, told: Columns) -> list[str]:
     """Say which columns were taken on a guess, and which are not used."""
     guessed = (
         (not told.text and columns.texts[0] != "text") or (not told.label and columns.label != "label") or (len(columns.texts) > 1 and not told.pair)
