@@ -65,6 +65,8 @@ class Fit:
 
     epochs: list[Epoch] = field(default_factory=list)
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    may_collapse: bool = True
+    """False where one answer to everything is where learning begins: the most frequent token, of hidden ones."""
 
     @property
     def best(self) -> Epoch:
@@ -81,7 +83,7 @@ class Fit:
     def has_collapsed(self) -> bool:
         """Whether a network that told classes apart now answers one class to everything, epoch after epoch (transformers#297)."""
         before, last = self.epochs[:-COLLAPSED_EPOCHS], self.epochs[-COLLAPSED_EPOCHS:]
-        return any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
+        return self.may_collapse and any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
 
     def is_over(self, epochs: int, patience: int) -> bool:
         """Say whether all epochs are done, `patience` of them went by without a better one, or the network has collapsed."""
@@ -118,7 +120,7 @@ class Trainer:
         self.average = moving_average(plan.module, settings.ema) if settings.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.generator = torch.Generator()
-        self.fit = Fit()
+        self.fit = Fit(may_collapse=plan.targets is None)
         self.parts = settings.accumulate
         self.position = 0  # batches done in the running epoch
         self.loss_sum = self.seconds = self.waited = 0.0
@@ -371,7 +373,7 @@ class Trainer:
         for group, rate in zip(self.optimiser.param_groups, state.facts.get("rates", ()), strict=False):  # states of older versions have none
             group["lr"] = rate
         self.scaler.load_state_dict(state.facts["scaler"])
-        self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"))
+        self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"), self.fit.may_collapse)
         for name in ("position", "loss_sum", "seconds", "waited", "parts"):
             setattr(self, name, state.facts[name])
         self.generator.set_state(state.tensors["random.generator"])

@@ -88,8 +88,7 @@ def pretrain(out: Path | str | None = None, say: Say = lambda line: None, *, res
     _check_windows(settings.data, train, held_out)
     _describe(settings, corpus, base, (len(train), len(held_out)), say)
     if resume is None:
-        with disk_errors(f"making {working}"):
-            working.mkdir(parents=True)
+        _reserve(target, working)
     again = f"fmx pretrain --resume {target}"
     try:
         with kept_if_resumable(working, resuming=resume is not None, again=again):
@@ -120,6 +119,18 @@ def _check_free(target: Path, working: Path) -> None:
             f"{working} exists: a pretraining of that name is unfinished, or running.",
             hint=f"Go on with: fmx pretrain --resume {target}, or remove it first.",
         )
+
+
+def _reserve(target: Path, working: Path) -> None:
+    """Make the folder of the states, once. Raises: `UsageError` where another command was first, `SurroundingsError`."""
+    _check_free(target, working)
+    with disk_errors(f"making {working}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            working.mkdir()
+        except FileExistsError:
+            _check_free(target, working)
+            raise
 
 
 def _settings_of(target: Path, states: Path, options: dict[str, Any]) -> PretrainSettings:

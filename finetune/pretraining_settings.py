@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from finetune.settings import EMBEDDED_TEXT_MODEL, BatchSize, TrainSettings
 from fmx.settings import check
@@ -42,6 +42,13 @@ class PretrainSettings(BaseModel):
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("model")
+    @classmethod
+    def _is_no_run(cls, model: str) -> str:
+        if model.startswith("run:"):
+            raise ValueError("a run has a classifier's head; give the folder or name of its base model")
+        return model
 
     def for_loop(self) -> TrainSettings:
         """Give what the loop of `fmx train` reads."""

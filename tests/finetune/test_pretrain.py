@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 from finetune.checkpoint import Keeper, State
 from finetune.interruption import Interruption
-from finetune.loop import Trainer, evaluate
+from finetune.loop import Epoch, Fit, Trainer, evaluate
 from finetune.masked_models import MaskedBase, build_masked_model
 from finetune.masking import HIDDEN, UNASKED, Masking, masked_loss, targets_of
 from finetune.pretraining import FACTS_FILE, Pretrained, _plan, _windows, pretrain
@@ -81,9 +82,11 @@ def test_folder_holds_the_weights_that_were_measured(made: Pretrained, lines: Pa
 
 
 def test_folder_trains_a_classifier_from_the_pretrained_encoder(made: Pretrained, text_table: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"task": "text-classification", "data": str(text_table), "epochs": 3, "max_length": 32, "device": "cpu"}
-    run = train_run(tmp_path / "runs", model=str(made.folder), lr=5e-3, **options)
-    assert run.info.accuracy.value > 0.5
+    settings: dict[str, Any] = {"epochs": 4, "lr": 2e-3, "max_length": 32, "device": "cpu", "precision": "fp32"}
+    run = train_run(tmp_path / "runs", task="text-classification", data=str(text_table), model=str(made.folder), **settings)
+    assert run.info.weights_origin == made.folder.name
+    losses = [json.loads(line)["train_loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.95 * losses[0]
     encoder = build_text_model(str(made.folder), "default", 32, 3).module.encoder.state_dict()
     trained = build_masked_model(str(made.folder), 32).module.model.base_model.state_dict()
     assert trained
@@ -366,6 +369,29 @@ def test_model_that_cannot_be_pretrained_is_refused(lines: Path, tiny_encoder: P
     with pytest.raises(ModelError, match="cannot be had"):
         pretrain(tmp_path / "out", data=str(lines), model=str(tmp_path / "absent"), **OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["maskless"]
+
+
+def test_whole_words_are_refused_where_pieces_do_not_show_their_word_and_runs_everywhere(lines: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "levels")
+    file = tmp_path / "levels" / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"] = {"type": "WordLevel", "vocab": content["model"]["vocab"], "unk_token": "[UNK]"}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UsageError, match="--whole-words is for WordPiece"):
+        build_masked_model(str(tmp_path / "levels"), 32, whole_words=True)
+    assert build_masked_model(str(tmp_path / "levels"), 32).masking.continues is None
+    with pytest.raises(UsageError, match="--model is 'run:mine'"):
+        pretrain(tmp_path / "out", data=str(lines), model="run:mine")
+
+
+def test_one_answer_to_everything_is_no_collapse_of_hidden_tokens(tiny_encoder: Path, base: MaskedBase) -> None:
+    settings = PretrainSettings(data="", model=str(tiny_encoder), max_length=32)
+    rows = _windows(echoes(20), base, "")
+    trainer = Trainer(_plan(base, rows, rows[:5], settings, torch.device("cpu")), masked_loss, settings.for_loop(), "pretrain", 9, World(), print)
+    epoch = Epoch("pretrain", 1, 1.0, 1.0, 0.1, 3, 1e-3, 1.0, 0.0, 1.0)
+    trainer.fit.epochs += [epoch] + [replace(epoch, epoch=number, classes_answered=1) for number in range(2, 7)]
+    assert not trainer.fit.is_over(9, 8)
+    assert Fit(trainer.fit.epochs).has_collapsed
 
 
 def test_folder_that_holds_something_is_refused_and_an_empty_one_taken(lines: Path, tiny_encoder: Path, tmp_path: Path) -> None:
