@@ -67,6 +67,8 @@ class Fit:
     epochs: list[Epoch] = field(default_factory=list)
     best_state: dict[str, Tensor] = field(default_factory=dict)
     keeps_last: bool = False
+    may_collapse: bool = True
+    """False where one answer to everything is where learning begins: the most frequent token, of hidden ones."""
 
     @property
     def best(self) -> Epoch:
@@ -83,7 +85,11 @@ class Fit:
     def has_collapsed(self) -> bool:
         """Whether a network that told classes apart now answers one class to everything, epoch after epoch (transformers#297)."""
         before, last = self.epochs[:-COLLAPSED_EPOCHS], self.epochs[-COLLAPSED_EPOCHS:]
-        return not self.keeps_last and any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
+        return self._may_collapse and any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
+
+    @property
+    def _may_collapse(self) -> bool:
+        return self.may_collapse and not self.keeps_last
 
     def is_over(self, epochs: int, patience: int) -> bool:
         """Say whether all epochs are done, `patience` of them went by without a better one, or the network has collapsed."""
@@ -120,7 +126,7 @@ class Trainer:
         self.average = moving_average(plan.module, settings.ema) if settings.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.generator = torch.Generator()
-        self.fit = Fit(keeps_last=plan.keeps_last)
+        self.fit = Fit(keeps_last=plan.keeps_last, may_collapse=plan.targets is None)
         self.parts = settings.accumulate
         self.position = 0  # batches done in the running epoch
         self.loss_sum = self.seconds = self.waited = 0.0
@@ -373,7 +379,7 @@ class Trainer:
         for group, rate in zip(self.optimiser.param_groups, state.facts.get("rates", ()), strict=False):  # states of older versions have none
             group["lr"] = rate
         self.scaler.load_state_dict(state.facts["scaler"])
-        self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"), self.plan.keeps_last)
+        self.fit = Fit([Epoch(**epoch) for epoch in state.facts["epochs"]], part("best"), self.fit.keeps_last, self.fit.may_collapse)
         for name in ("position", "loss_sum", "seconds", "waited", "parts"):
             setattr(self, name, state.facts[name])
         self.generator.set_state(state.tensors["random.generator"])
@@ -386,23 +392,25 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_size: int = 128) -> Judged:
-    """Judge a module on the validation rows, or on the units of them, each counted once however many processes there are."""
+    """Judge a module on the validation rows, or what is asked of them, each counted once however many processes there are."""
     module.eval()
     device = next(module.parameters()).device
-    rows, classes = len(plan.validation_labels), int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
-    loss, correct, count, answers = 0.0, 0, 0, torch.zeros(classes)
-    order = torch.arange(rows) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
+    classes = plan.targets.classes if plan.targets else int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
+    loss, correct, asked, answers = 0.0, 0, 0, torch.zeros(classes)
+    order = torch.arange(len(plan.validation_labels)) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
+        inputs = plan.batch(plan.validation_inputs[index], None)
         with autocast(precision, device):
-            logits = module(plan.batch(plan.validation_inputs[index], None)).float()
-        logits, wanted = answered(logits, plan.validation_labels[index].to(device))
-        count += len(wanted)
+            logits = module(inputs).float()
+        wanted = plan.targets.of(inputs) if plan.targets else plan.validation_labels[index].to(device)
+        logits, wanted = answered(logits, wanted)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         said = logits.argmax(dim=1)
         correct += int((said == wanted).sum())
+        asked += len(wanted)
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
-    loss, right, judged, *said_of = world.sums([loss, correct, count, *answers.tolist()])
-    return Judged(loss / judged, right / judged, sum(times > 0 for times in said_of))
+    loss, right, count, *counts = world.sums([loss, correct, asked, *answers.tolist()])
+    return Judged(loss / count, right / count, sum(times > 0 for times in counts))
 
 
 def bucket_by_length(batches: tuple[Tensor, ...], lengths: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

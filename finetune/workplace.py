@@ -49,10 +49,15 @@ def find_unfinished(given: str, runs: Path) -> Path:
 
 
 @contextmanager
-def kept_if_resumable(folder: Path, resuming: bool) -> Iterator[None]:
+def kept_if_resumable(folder: Path, resuming: bool, again: str | None = None) -> Iterator[None]:
     """Remove the folder of a training that failed or was broken off before it had a state to go on from.
 
     A termination (SIGTERM) keeps it in every case: whoever starts the command again with --resume must find it.
+
+    Args:
+        folder: of the training.
+        resuming: whether it had a state before.
+        again: the command that goes on; default that of a run.
     """
     try:
         with disk_errors(f"writing {folder}"):
@@ -64,7 +69,7 @@ def kept_if_resumable(folder: Path, resuming: bool) -> Iterator[None]:
         if not is_worth_keeping and not is_terminated:
             shutil.rmtree(folder, ignore_errors=True)
         elif isinstance(error, FmxError) and not isinstance(error, ModelError):  # the same settings would diverge again
-            error.hint = f"{error.hint} The state is kept: fmx train --resume {folder.name}".strip()
+            error.hint = f"{error.hint} The state is kept: {again or f'fmx train --resume {folder.name}'}".strip()
         raise
 
 

@@ -20,6 +20,7 @@ from fmx.cli.explain import explain
 from fmx.cli.export import export
 from fmx.cli.inspect import inspect
 from fmx.cli.predict import predict
+from fmx.cli.pretrain import pretrain
 from fmx.cli.runs import runs
 from fmx.cli.serve import serve
 from fmx.cli.sign import sign
@@ -37,6 +38,7 @@ app = typer.Typer(
     help="Fine-tune a pretrained model, prove it right as a model package, and serve it: fmx train, fmx export --quantize int8, bentoml serve.",
 )
 app.command()(train)
+app.command()(pretrain)
 app.command()(export)
 app.command()(tune)
 app.command()(soup)

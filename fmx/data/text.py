@@ -126,7 +126,7 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
     train = next((part for part in parts if part.split in ("train", None)), parts[0])
     chosen = _choose_columns(train, columns, group_by, in_pairs)
     for part in parts:
-        _check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], in_pairs)
+        check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], _hint(in_pairs))
     found = _Found()
     for part in parts:
         _read_part(part, chosen, found)
@@ -139,14 +139,14 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
 
 def _choose_columns(part: Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
     """Find the columns that are not told. Raises: `DataError`."""
-    _check_columns(part, [name for name in (*told, group_by) if name], in_pairs)
+    check_columns(part, [name for name in (*told, group_by) if name], _hint(in_pairs))
     columns = part.table.columns
-    split = _find([name for name in columns if name not in told], ("split",))
-    query = (told.query or _find(columns, QUERY_COLUMNS)) if in_pairs else None
-    group = group_by or _find([name for name in columns if name not in told], ("group",))
+    split = find_column([name for name in columns if name not in told], ("split",))
+    query = (told.query or find_column(columns, QUERY_COLUMNS)) if in_pairs else None
+    group = group_by or find_column([name for name in columns if name not in told], ("group",))
     set_apart = {split, group, query} - {told.text, told.pair, told.label}
     free = [name for name in columns if name not in set_apart]
-    texts, label = _guess_pair(columns, free, told) if in_pairs else _guess_text(part, free, told)
+    texts, label = _guess_pair(columns, free, told) if in_pairs else guess_text(part, free, told)
     if len(texts) < 1 + in_pairs or not label:
         lacks = " and ".join(what for what, is_there in ((_wanted(in_pairs), len(texts) == 1 + in_pairs), ("a label", label)) if not is_there)
         raise DataError(f"{part.where} has no column known to hold {lacks}; its columns: {listed(columns)}.", hint=_hint(in_pairs))
@@ -157,11 +157,11 @@ def _choose_columns(part: Part, told: Columns, group_by: str | None, in_pairs: b
     return _Chosen(texts, label, None if part.split else split, group, query)
 
 
-def _guess_text(part: Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
+def guess_text(part: Part, columns: list[str], told: Columns) -> tuple[tuple[str, ...], str | None]:
     """Choose the columns of the text and the label, as far as names, or there being no other, tell."""
     free = [name for name in columns if name not in told]
-    text = told.text or _find(free, TEXT_COLUMNS)
-    label = told.label or _find(free, LABEL_COLUMNS)
+    text = told.text or find_column(free, TEXT_COLUMNS)
+    label = told.label or find_column(free, LABEL_COLUMNS)
     left = [name for name in free if name not in (text, label)]
     if not text and not label and len(left) == 2:
         text, label = sorted(left, key=lambda name: _mean_length(part.table.rows, name), reverse=True)
@@ -178,9 +178,9 @@ def _guess_pair(columns: list[str], free: list[str], told: Columns) -> tuple[tup
         free: those that are nothing else, in their order.
         told: by name.
     """
-    label = told.label or _find([name for name in columns if name not in told], (*RELEVANCE_COLUMNS, *LABEL_COLUMNS))
+    label = told.label or find_column([name for name in columns if name not in told], (*RELEVANCE_COLUMNS, *LABEL_COLUMNS))
     for names in PAIR_COLUMNS:
-        known = _find(columns, names[:1]), _find(columns, names[1:])
+        known = find_column(columns, names[:1]), find_column(columns, names[1:])
         if None not in known and label not in known and told.text in (None, known[0]) and told.pair in (None, known[1]):
             texts = tuple(filter(None, known))
             return texts, label or _only([name for name in free if name not in texts])
@@ -202,7 +202,7 @@ def _is_id(name: str) -> bool:
     return name.lower() in ("id", "index", "uid", "guid") or name.lower().endswith("_id")
 
 
-def _find(columns: list[str], wanted: Iterable[str]) -> str | None:
+def find_column(columns: list[str], wanted: Iterable[str]) -> str | None:
     """Return the first wanted column that is there, in any case."""
     there = {name.lower(): name for name in reversed(columns)} | {name: name for name in columns}
     return next((there[name] for name in wanted if name in there), None)
@@ -224,15 +224,25 @@ def _lack(in_pairs: bool) -> str:
     return "do not have two texts" if in_pairs else "have no text"
 
 
-def _check_columns(part: Part, needed: list[str], in_pairs: bool) -> None:
-    """Check that columns are there and hold plain values. Raises: `DataError`."""
+def check_columns(part: Part, needed: list[str], hint: str, rows: str = "Give rows with a text and a label.") -> None:
+    """Check that columns are there and hold plain values.
+
+    Args:
+        part: the table.
+        needed: names of columns.
+        hint: how columns are named.
+        rows: what an empty table should hold.
+
+    Raises:
+        DataError: one is not, or the table is empty.
+    """
     table = part.table
     if not table.columns:
-        check_rows(part.where, 0, table.faults, (), "Give rows with a text and a label.")
+        check_rows(part.where, 0, table.faults, (), rows)
     for name in needed:
-        check_column(part, name, _hint(in_pairs))
+        check_column(part, name, hint)
         if table.rows and not any(name in row for _, row in table.rows):  # bytes in Parquet, images or lists in `datasets`
-            raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=_hint(in_pairs))
+            raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=hint)
 
 
 def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
@@ -242,7 +252,7 @@ def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
     for place, row in part.table.rows:
         name = part.prefix + place
         try:
-            texts = [_read_text(row.get(column)) for column in columns.texts]
+            texts = [read_text(row.get(column)) for column in columns.texts]
             if not all(texts):
                 found.empty.append(name)
                 continue
@@ -258,7 +268,7 @@ def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
             found.rows[split].append((label, _item(name, texts, group, query)))
 
 
-def _read_text(value: Any) -> bytes:
+def read_text(value: Any) -> bytes:
     """Encode a text; empty where there is none, or only white space. Raises: `ValueError` with what is wrong."""
     if value is None or value != value:  # NaN
         return b""
