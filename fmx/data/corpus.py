@@ -14,7 +14,7 @@ from fmx.data.likeness import likeness_of
 from fmx.data.parts import Part, open_parts
 from fmx.data.source import SPLIT_NAMES
 from fmx.data.tables import READERS, Table, check_rows, decode, first_few, is_placed, read_split
-from fmx.data.text import TEXT_COLUMNS, Columns, check_columns, find_column, guess_text, read_text
+from fmx.data.text import KNOWN, TEXT_COLUMNS, Columns, check_columns, find_column, guess_text, read_text
 from fmx.errors import DataError, disk_errors
 from fmx.storage import sha256_bytes
 
