@@ -116,9 +116,9 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     return Measured(accuracy_of(answers, labels), round(drop, 4), parity, comparison, probabilities, recalls, entity_f1)
 
 
-def embedding_cosine(predictor: Predictor, rows: np.ndarray, eager: np.ndarray) -> float:
-    """Give the least cosine of a graph's embeddings, of rows [n, *row_shape], and the eager network's, float32 [n, width], each of length 1."""
-    return round(float((predictor.embed_all(rows) * eager).sum(axis=1).min()), 6)
+def embedding_cosine(embeddings: np.ndarray, eager: np.ndarray) -> float:
+    """Give the least cosine of a graph's embeddings and the eager network's of the same rows, float32 [n, width] each, of length 1."""
+    return round(float((embeddings * eager).sum(axis=1).min()), 6)
 
 
 def dependence_on_batch(predictor: Predictor, images: np.ndarray) -> str:

@@ -57,6 +57,8 @@ class Candidate:
     audit: Audit
     embedding_cosine: float | None
     """Least cosine of its embeddings and the eager model's; None where it gives none."""
+    embeddings: np.ndarray | None
+    """Of the test rows, float32 [n, width]; None where it gives none."""
     trials: list[dict[str, Any]]
     """What the search for it tried."""
 
@@ -86,7 +88,7 @@ def write_package(target: Path, candidates: list[Candidate], subject: Subject, r
         _write_golden_rows(folder, candidates, subject, settings)
         if isinstance(contract.input, TextInput):
             storage.write_bytes(folder / TOKENIZER_FILE, (subject.run.folder / TOKENIZER_FILE).read_bytes())
-        reference = reference_statistics(subject.task, test, candidates[0].measured.probabilities)
+        reference = reference_statistics(subject.task, test, candidates[0].measured.probabilities, candidates[0].embeddings)
         storage.write_text(folder / "reference.json", json.dumps(reference, indent=2) + "\n")
         fields: dict[str, Any] = {
             "name": target.name,

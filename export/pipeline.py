@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from export import measure
@@ -141,7 +142,7 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
     targets = {body.target.variant: body.target for body in bodies}
     predictors = {name: _opened(model, targets.get(name), bench) for name, model in models.items()}
     measured, verdicts = {}, {}
-    cosines = _cosines(predictors, bench)
+    embeddings, cosines = _embeddings(predictors, bench)
     for name, predictor in predictors.items():
         answers = predictor.run_all(test.values)
         measured[name] = measure.measure_answers(answers, eager, test, bench.contract.labels, (*measure.PARITY_BATCHES, EVALUATION_BATCH))
@@ -168,6 +169,7 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
             model=models[name],
             measured=measured[name],
             embedding_cosine=cosines.get(name),
+            embeddings=embeddings.get(name),
             latency=latency.get(name, ()),
             requires=targets[name].requires if name in targets else Requires(),
             providers=(targets[name] if name in targets else TARGETS["generic"]).providers,
@@ -180,16 +182,21 @@ def _measure(models: dict[str, onnx.ModelProto], bodies: list[Body], bench: Benc
     ]
 
 
-def _cosines(predictors: dict[str, Predictor], bench: Bench) -> dict[str, float]:
-    """Compare every variant's embeddings with the eager network's. Raises: `ExportError`: the float graph computes others."""
+def _embeddings(predictors: dict[str, Predictor], bench: Bench) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Give every variant's embeddings of the test rows, and their least cosine to the eager network's; nothing where there are none.
+
+    Raises:
+        ExportError: the float graph computes others.
+    """
     if bench.contract.embedding is None:
-        return {}
+        return {}, {}
     test = bench.subject.rows["test"]
     eager = eager_embeddings(bench.subject.network, test)
-    found = {name: measure.embedding_cosine(predictor, test.values, eager) for name, predictor in predictors.items()}
+    vectors = {name: predictor.embed_all(test.values) for name, predictor in predictors.items()}
+    found = {name: measure.embedding_cosine(own, eager) for name, own in vectors.items()}
     if found["fp32"] < measure.LEAST_COSINE:
         raise ExportError(f"The exported graph embeds a text otherwise than the model (cosine {found['fp32']:.4f}).", hint=measure.NOTHING_WRITTEN)
-    return found
+    return vectors, found
 
 
 def _opened(model: onnx.ModelProto, target: Target | None, bench: Bench) -> Predictor:

@@ -26,13 +26,16 @@ TOPS = {
     "unknown_share": 1.0,
     "latin_share": 1.0,
     "han_share": 1.0,
+    "embedding_distance": 1.0,
     "confidence": 1.0,
     "entropy": 1.0,
 }
 """The features that are histograms, from 0 to so much; what is above counts as so much. The size of an image is the binary logarithm of the side of
 a square of as many pixels, before it was made a row; that of a text the one of its tokens, of which some are unknown; Latin and Han are
-shares of its letters."""
+shares of its letters; its embedding's distance is 1 less the cosine to the centre of the reference's."""
 CLASS_SHARE = "class_share"
+EMBEDDING_CENTRE = "embedding_centre"
+"""Of a reference whose package gives embeddings: float [width], of length 1"""
 FEATURES = (*TOPS, CLASS_SHARE)
 LEAST_SHARE = 0.05
 """Of the reference in a bin; rarer ones are taken together with their neighbour."""
@@ -66,6 +69,17 @@ def image_features(images: np.ndarray) -> dict[str, np.ndarray]:
         "green": colours[:, 1],
         "blue": colours[:, 2],
     }
+
+
+def centre_of(embeddings: np.ndarray) -> np.ndarray:
+    """Give the direction of the mean of embeddings, float [n, width]: float32 [width], of length 1."""
+    mean = embeddings.mean(axis=0, dtype=np.float64)
+    return np.asarray(mean / max(1e-12, float(np.linalg.norm(mean))), np.float32)
+
+
+def distances_from(centre: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Give 1 less the cosine of embeddings, float [n, width] of length 1, to a centre: float [n], from 0 to 2."""
+    return np.asarray(1.0 - embeddings @ centre)
 
 
 def answer_features(probabilities: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fmx.decoded import Decoded
-from fmx.drift import counts_of, kolmogorov_smirnov, reference_counts, stability_index
+from fmx.drift import EMBEDDING_CENTRE, counts_of, kolmogorov_smirnov, reference_counts, stability_index
 from serve import metrics
 from serve.background import end
 
@@ -24,6 +24,12 @@ log = logging.getLogger("fmx.serve")
 def read_reference(folder: Path, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read a package's reference counts. Raises: OSError, or whatever a damaged file makes of it."""
     return reference_counts(json.loads((folder / "reference.json").read_text()), labels)
+
+
+def read_centre(folder: Path) -> np.ndarray | None:
+    """Read the centre of a reference's embeddings, float32 [width]; None where it has none. Raises: as `read_reference`."""
+    centre = json.loads((folder / "reference.json").read_text()).get(EMBEDDING_CENTRE)
+    return None if centre is None else np.array(centre, np.float32)
 
 
 class DriftMonitor:

@@ -165,7 +165,7 @@ class Engine:
         probabilities, embeddings = served.predictor.parted(answered.answers)
         told = await _told(inputs, cut, served.predictor.task, probabilities, top_k) if predicts else []
         if told:
-            _count(served, answered.rows, probabilities, told)
+            _count(served, answered.rows, probabilities, embeddings, told)
         return Answer(served.predictor, [answer.prediction for answer in told], probabilities, _of_inputs(embeddings, cut), pending.marks)
 
     async def _cut(self, inputs: Sequence[bytes | np.ndarray], task: Task) -> list[list[Piece]]:
@@ -290,15 +290,15 @@ def _of_inputs(vectors: np.ndarray, cut: list[list[Piece]]) -> np.ndarray:
     return np.asarray(means / np.maximum(1e-12, np.linalg.norm(means, axis=1, keepdims=True)))
 
 
-def _count(served: Served, rows: Sequence[Decoded], probabilities: np.ndarray, told: list[TaskAnswer]) -> None:
+def _count(served: Served, rows: Sequence[Decoded], probabilities: np.ndarray, embeddings: np.ndarray, told: list[TaskAnswer]) -> None:
     """Take note of rows and answers: in the metrics, for drift and for the shadow."""
     for answer in told:
         for label, score in served.predictor.task.counted(answer.prediction):
             metrics.predictions_of(label).inc()
             metrics.confidence.observe(score)
     summaries = [summary for answer in told for summary in answer.summaries]
-    for row, chances, summary in zip(rows, probabilities, summaries, strict=True):
-        served.observe(row, chances, summary)
+    for row, chances, summary, embedding in zip(rows, probabilities, summaries, embeddings, strict=True):
+        served.observe(row, chances, summary, embedding)
 
 
 def _is_still(served: Served, folder: Path) -> bool:

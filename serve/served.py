@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from fmx.decoded import Decoded
+from fmx.drift import distances_from
 from fmx.package import load_package
 from fmx.predictor import PackagePredictor
 from fmx.signature import verify_signature
 from serve.batcher import MicroBatcher
-from serve.drift import DriftMonitor, read_reference
+from serve.drift import DriftMonitor, read_centre, read_reference
 from serve.lanes import Opened, open_lanes
 from serve.scaling.capacity import read_capacity
 from serve.settings import ServeSettings
@@ -33,6 +34,8 @@ class Served:
     shadow: Shadow | None
     objective_s: float
     """Within which it should answer; infinite where nobody said."""
+    centre: np.ndarray | None
+    """Of the reference's embeddings, float32 [width]; None where there is none, or drift is not watched."""
 
     @property
     def predictor(self) -> PackagePredictor:
@@ -52,9 +55,18 @@ class Served:
             if beside is not None:
                 beside.close()
 
-    def observe(self, row: Decoded, probabilities: np.ndarray, summary: np.ndarray) -> None:
-        """Show an answered row to those who watch, its answer, float32 [*answer_shape] of the task, and that as one row, float32 [labels]."""
+    def observe(self, row: Decoded, probabilities: np.ndarray, summary: np.ndarray, embedding: np.ndarray) -> None:
+        """Show an answered row to those who watch.
+
+        Args:
+            row: of the task.
+            probabilities: its answer, float32 [*answer_shape] of the task.
+            summary: that as one row, float32 [labels].
+            embedding: float32 [width], of width 0 where there is none.
+        """
         if self.drift is not None:
+            if self.centre is not None:
+                row = row._replace(facts={**row.facts, "embedding_distance": float(distances_from(self.centre, embedding[None])[0])})
             self.drift.offer(row, summary)
         if self.shadow is not None:
             self.shadow.offer(row, probabilities)
@@ -79,12 +91,12 @@ def open_served(folder: Path, settings: ServeSettings, like: Served | None = Non
     predictor = opened.predictor
     difference = predictor.replay_golden_rows()
     shadowed = open_shadow(settings.shadow, package, predictor.device) if settings.shadow is not None else None
-    reference, objective_s = _reference(predictor, settings), _objective_s(predictor, settings)
+    (reference, centre), objective_s = _reference(predictor, settings), _objective_s(predictor, settings)
     drift = _open_drift(reference, predictor, settings)  # from here on threads run, and nothing may fail
     shadow = Shadow(shadowed, settings.shadow_share) if shadowed is not None else None
     task, limit = predictor.task, settings.limit_of(predictor.task.noun)
     batcher = MicroBatcher(opened.lanes, lambda data: task.decode(data, limit), task.row_shape, task.dtype, 2 * settings.queue_rows, task.large_bytes)
-    served = Served(opened, batcher, drift, shadow, objective_s)
+    served = Served(opened, batcher, drift, shadow, objective_s, centre)
     name, version, variant, _ = served.names
     log.info("Serving %s %s, %s; golden rows agree to %.1e.", name, version, variant, difference)
     log.info("How it runs here: %s.", opened.words)
@@ -101,14 +113,15 @@ def _objective_s(predictor: PackagePredictor, settings: ServeSettings) -> float:
     return measured.slo_p99_ms / 1e3 if measured is not None else float("inf")
 
 
-def _reference(predictor: PackagePredictor, settings: ServeSettings) -> dict[str, np.ndarray] | None:
+def _reference(predictor: PackagePredictor, settings: ServeSettings) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
+    """Read the reference's counts, and the centre of its embeddings."""
     if settings.drift == "off" or not (predictor.package.folder / "reference.json").is_file():
-        return None  # an imported file that was never evaluated has no reference
+        return None, None  # an imported file that was never evaluated has no reference
     try:
-        return read_reference(predictor.package.folder, predictor.contract.labels)
+        return read_reference(predictor.package.folder, predictor.contract.labels), read_centre(predictor.package.folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("Drift is not watched: reference.json cannot be read (%s).", type(error).__name__)
-        return None
+        return None, None
 
 
 def _open_drift(reference: dict[str, np.ndarray] | None, predictor: PackagePredictor, settings: ServeSettings) -> DriftMonitor | None:

@@ -69,9 +69,9 @@ def test_texts_are_embedded_in_their_order(embedding_package: Package) -> None:
 
 def test_graph_and_contract_say_what_there_is(embedding_package: Package, text_package: Package) -> None:
     outputs = [output.name for output in onnx.load(embedding_package.folder / "model.fp32.onnx").graph.output]
-    assert outputs == ["probabilities", "embedding"]
+    assert outputs == ["probabilities", "sentence_embedding"]
     assert [output.name for output in onnx.load(text_package.folder / "model.fp32.onnx").graph.output] == ["probabilities"]
-    assert json.loads((embedding_package.folder / "manifest.json").read_text())["embedding"] == {"name": "embedding", "width": 32}
+    assert json.loads((embedding_package.folder / "manifest.json").read_text())["embedding"] == {"name": "sentence_embedding", "width": 32}
     assert embedding_package.manifest.contract_digest != text_package.manifest.contract_digest
 
 
