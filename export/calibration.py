@@ -48,7 +48,7 @@ def choose_rows(rows: Rows, count: int, seed: int) -> np.ndarray:
         int64 [min(count, n)], sorted indices.
     """
     random = np.random.default_rng(seed)
-    labels = rows.labels if rows.labels.ndim == 1 else (rows.labels > 0).any(axis=1)
+    labels = rows.labels if not rows.has_tags else (rows.labels > 0).any(axis=1)
     classes = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     longest = max(len(index) for index in classes)
     dealt = [int(index[turn]) for turn in range(longest) for index in classes if turn < len(index)]

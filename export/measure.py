@@ -112,7 +112,7 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     )
     table = statistics.class_table(statistics.confusion_matrix(said, labels, len(classes)), classes)
     recalls = tuple(float(row["recall"]) for row in table)
-    entity_f1 = round(f1_of(counts_of_entities(said, rows, classes)), 6) if rows.labels.ndim > 1 else None
+    entity_f1 = round(f1_of(counts_of_entities(said, rows, classes)), 6) if rows.has_tags else None
     return Measured(accuracy_of(answers, labels), round(drop, 4), parity, comparison, probabilities, recalls, entity_f1)
 
 

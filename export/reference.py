@@ -30,7 +30,7 @@ def reference_statistics(task: Task, rows: Rows, probabilities: np.ndarray, embe
     if embeddings is not None:
         centre = centre_of(embeddings)
         facts_of_rows = {**facts_of_rows, "embedding_distance": distances_from(centre, embeddings)}
-    if rows.labels.ndim > 1:
+    if rows.has_tags:
         probabilities = np.stack([summary_of(said[tags != IGNORED]) for said, tags in zip(probabilities, rows.labels, strict=True)])
     chunks = []
     for start in range(0, len(rows), CHUNK):

@@ -166,7 +166,7 @@ class Judge:
     def __init__(self, bench: Bench, target: Target) -> None:
         self._bench, self._target = bench, target
         validation = bench.subject.rows["validation"]
-        rows = _spread(len(validation), SEARCH_ROWS)
+        rows = validation.spread(SEARCH_ROWS)
         self._rows, self.images = validation.taken(rows), validation.values[rows]
         self._reference = bench.subject.eager["validation"][rows]
 

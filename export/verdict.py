@@ -69,12 +69,16 @@ def _what(measured: Measured) -> str:
     return "accuracy" if measured.entity_f1 is None else "the entities' F1"
 
 
+def _units(measured: Measured) -> str:
+    return "rows" if measured.entity_f1 is None else "units of texts"
+
+
 def _too_inaccurate(measured: Measured, settings: ExportSettings) -> str:
     if measured.drop > settings.max_drop:
         return f"It loses {measured.drop:.2f} points of {_what(measured)}, more than the {settings.max_drop:g} that are allowed."
     if settings.accept == "strict" and measured.comparison.drop_high > settings.max_drop:
         return (
-            f"It loses {measured.drop:.2f} points, but {measured.accuracy.n} rows cannot rule out {measured.comparison.drop_high:.2f}, "
+            f"It loses {measured.drop:.2f} points, but {measured.accuracy.n} {_units(measured)} cannot rule out {measured.comparison.drop_high:.2f}, "
             f"more than the {settings.max_drop:g} that are allowed (--accept strict)."
         )
     return ""
@@ -98,7 +102,8 @@ def _at(latency: tuple[Latency, ...], settings: ExportSettings) -> Latency:
 def _remark(measured: Measured, settings: ExportSettings) -> str:
     width = measured.comparison.drop_high - measured.comparison.drop_low
     if width > FEW_ROWS_POINTS * settings.max_drop:
-        return f" {measured.accuracy.n} rows give the drop a 95 % interval of {width:.1f} points, too wide to be sure of so small a budget."
+        rows = f"{measured.accuracy.n} {_units(measured)}"
+        return f" {rows} give the drop a 95 % interval of {width:.1f} points, too wide to be sure of so small a budget."
     return ""
 
 

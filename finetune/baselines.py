@@ -81,6 +81,16 @@ def compare_entities(
     return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "entity_baselines": scores}
 
 
+def count_inexact(task: TokenClassification, test: Rows, say: Callable[[str], None]) -> int:
+    """Count the entities of the test rows that this tokenizer's units cannot give just so, and say how many they are, if any."""
+    items = {item.name: item for item in test.wholes()}.values()
+    count = sum(len(task.inexact(item)) for item in items)
+    if count:
+        there = sum(len(item.spans) for item in items)
+        say(f"{count} of {there} entities of the test rows begin or end inside a unit of this tokenizer, and are measured as the whole unit.")
+    return count
+
+
 def _tfidf_tags(rows: dict[str, Rows], task: TokenClassification) -> np.ndarray:
     """Learn what units are from their letters and those of their neighbours, and tag the test rows' units: int64 [m]."""
     from sklearn.exceptions import ConvergenceWarning

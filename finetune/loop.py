@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ from finetune.optimisation import build_optimiser, rate_factor
 from finetune.plan import Plan
 from finetune.settings import TrainSettings
 from finetune.speed import autocast, is_out_of_memory
-from finetune.tasks.token_classification import answered
+from finetune.tasks.token_classification import answered, counted_entities
 from finetune.world import World
+from fmx.entities import f1_of
 from fmx.errors import ModelError
 from fmx.progress import progress
 
@@ -51,6 +53,7 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
+    """Of tokens, the F1 of entities"""
     classes_answered: int
     """How many classes the validation rows were said to be."""
     learning_rate: float
@@ -103,6 +106,7 @@ class Judged:
 
     loss: float
     accuracy: float
+    """Of tokens, the F1 of entities: most units are of none, and one that is right of them all finds nothing."""
     classes_answered: int
 
 
@@ -397,20 +401,24 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
     device = next(module.parameters()).device
     classes = plan.targets.classes if plan.targets else int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
     loss, correct, asked, answers = 0.0, 0, 0, torch.zeros(classes)
+    entities = np.zeros(3)
     order = torch.arange(len(plan.validation_labels)) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
         inputs = plan.batch(plan.validation_inputs[index], None)
         with autocast(precision, device):
             logits = module(inputs).float()
         wanted = plan.targets.of(inputs) if plan.targets else plan.validation_labels[index].to(device)
+        if plan.tags:
+            entities += counted_entities(logits, wanted, plan.tags)
         logits, wanted = answered(logits, wanted)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         said = logits.argmax(dim=1)
         correct += int((said == wanted).sum())
         asked += len(wanted)
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
-    loss, right, count, *counts = world.sums([loss, correct, asked, *answers.tolist()])
-    return Judged(loss / count, right / count, sum(times > 0 for times in counts))
+    loss, right, count, *rest = world.sums([loss, correct, asked, *entities.tolist(), *answers.tolist()])
+    accuracy = f1_of(np.array(rest[:3])) if plan.tags else right / count
+    return Judged(loss / count, accuracy, sum(times > 0 for times in rest[3:]))
 
 
 def bucket_by_length(batches: tuple[Tensor, ...], lengths: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

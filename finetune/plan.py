@@ -56,6 +56,8 @@ class Plan:
     """Of training and validation inputs, int64 [n] each, where they have different ones: those of about one length share a batch."""
     keeps_last: bool = False
     """Whether the last epoch is kept, whatever the validation rows say."""
+    tags: tuple[str, ...] = ()
+    """Of tokens, the labels: epochs are then judged by the F1 of entities."""
     targets: Targets | None = None
     """None: the labels."""
     finish: Callable[[], None] = _nothing
@@ -71,6 +73,8 @@ class Inputs:
     may_flip: bool
     cache_key: str
     """SHA-256 over base weights and preprocessing; with a row fingerprint it names cached features."""
+    labels: tuple[str, ...] = ()
+    """Wanted where tokens are answered."""
 
 
 MakePlan = Callable[[Network, Inputs, TrainSettings, torch.device], Plan]

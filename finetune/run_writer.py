@@ -62,20 +62,20 @@ def _report(info: RunInfo, epochs: list[Epoch], probabilities: np.ndarray, test:
     return render(
         "run.html.j2",
         info=info,
-        curves=_curves(epochs, info.metrics.get("range_test")),
+        curves=_curves(epochs, info.metrics.get("range_test"), "F1 of entities" if test.has_tags else "accuracy"),
         confusion_chart=charts.matrix(info.metrics["confusion"], info.labels),
         waiting=sum(epoch.waiting * epoch.seconds for epoch in epochs) / max(1e-9, sum(epoch.seconds for epoch in epochs)),
         **galleries(info.labels, probabilities, test),
     )
 
 
-def _curves(epochs: list[Epoch], sweep: list[tuple[float, float]] | None) -> Sequence[str]:
+def _curves(epochs: list[Epoch], sweep: list[tuple[float, float]] | None, judged: str) -> Sequence[str]:
     if not epochs:
         return []
     steps = list(range(1, len(epochs) + 1))
     losses = {"train": [epoch.train_loss for epoch in epochs], "validation": [epoch.validation_loss for epoch in epochs]}
     drawn = [
-        charts.lines(steps, {"validation": [epoch.validation_accuracy for epoch in epochs]}, "accuracy", "epoch", most=1.0),
+        charts.lines(steps, {"validation": [epoch.validation_accuracy for epoch in epochs]}, judged, "epoch", most=1.0),
         charts.lines(steps, losses, "loss", "epoch"),
         charts.lines(steps, {"rate": [epoch.learning_rate for epoch in epochs]}, "learning rate", "epoch"),
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from finetune import checkpoint
-from finetune.baselines import compare_entities, compare_with_baselines
+from finetune.baselines import compare_entities, compare_with_baselines, count_inexact
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, load_weights, read_training, save_weights, write_training
 from finetune.energy import EnergyMeter
@@ -110,7 +110,7 @@ def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], 
         for stage in filter(_trains_base, stages[:first]):
             load_weights(job.states, stage.name, job.network.body)
         for stage in stages[first:]:
-            inputs = Inputs(job.rows["train"], job.rows["validation"], job.source.may_flip, base_key(job.network, job.spec))
+            inputs = Inputs(job.rows["train"], job.rows["validation"], job.source.may_flip, base_key(job.network, job.spec), job.source.labels)
             ready = _prepare_stage(job, stage, inputs, saved)
             if stage is stages[-1]:
                 job = replace(job, settings=ready.settings)
@@ -150,8 +150,9 @@ def _run_stage(job: Job, trainer: Trainer, earlier: list[Fit], trackers: Tracker
             lines = [json.dumps(asdict(epoch)) + "\n" for epoch in [*before, *fit.epochs]]
             storage.write_text(job.folder / "metrics.jsonl", "".join(lines))
             trackers.log(len(before) + epoch.epoch, epoch)
+        judged = "F1 of entities" if job.rows["train"].has_tags else "accuracy"
         job.say(
-            f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation accuracy {epoch.validation_accuracy:.2%}  "
+            f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation {judged} {epoch.validation_accuracy:.2%}  "
             f"{epoch.rows_per_second:,.0f} rows/s  {epoch.seconds:.1f} s"
         )
         if watch is not None:
@@ -261,6 +262,7 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         measured.metrics["validation_accuracy"] = fits[-1].best.validation_accuracy
         if isinstance(job.task, TokenClassification):
             measured.metrics.update(compare_entities(job.rows, job.task, job.source.labels, measured.metrics, job.say))
+            measured.metrics["inexact_entities"] = count_inexact(job.task, job.rows["test"], job.say)
         elif isinstance(job.spec, TextInput):
             measured.metrics.update(compare_with_baselines(job.rows, job.source.labels, measured.metrics, job.say))
         if "range_test" in saved:

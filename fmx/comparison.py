@@ -11,9 +11,10 @@ import numpy as np
 
 from fmx import statistics
 from fmx.data import GUESSED, Columns, columns_with, split_of
-from fmx.entities import f1_of
+from fmx.data.rows import Rows
+from fmx.entities import Span, f1_of
 from fmx.errors import DataError
-from fmx.evaluation import counts_of_entities, drop_of_f1, labelled_rows
+from fmx.evaluation import drop_of_f1, labelled_rows
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.timing import interleaved
@@ -69,14 +70,16 @@ def compare_packages(
         rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
         with progress(f"evaluating {name}", len(rows)) as advance:
             probabilities = predictor.run_all(rows.values, advance)
-        first_labels = rows.picked(probabilities).argmax(axis=1)
-        if rows.labels.ndim > 1:
-            counts[name] = counts_of_entities(first_labels, rows, manifest.labels).sum(axis=1)
-        said = np.array([manifest.labels[i] for i in first_labels])
-        labels = np.array([manifest.labels[i] for i in rows.targets])
-        if first is not None and first != rows.names:
+        if rows.has_tags:
+            names, said, labels = _entities_of(predictor, rows)
+            counts[name] = np.array([[len(one & other), len(one), len(other)] for one, other in zip(said, labels, strict=True)])
+        else:
+            names = rows.names
+            said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
+            labels = np.array([manifest.labels[i] for i in rows.labels])
+        if first is not None and first != names:
             raise DataError("The packages cannot be compared: each reads other rows of these data.", hint="Repair the files that one skips.")
-        first, answers[name] = rows.names, said
+        first, answers[name] = names, said
     right = {name: said == labels for name, said in answers.items()}
     drop, low, high = drop_of_f1(counts["old"], counts["new"]) if counts else statistics.paired_drop(right["old"], right["new"])
     medians = _medians(sides)
@@ -110,6 +113,19 @@ def compare_packages(
         "changed": round(float((answers["old"] != answers["new"]).mean()), 6),
     }
     return Compared({**sums, **paired, "data": data, "worse": worse}, tuple(worse))
+
+
+def _entities_of(predictor: PackagePredictor, rows: Rows) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Give the texts of rows by name, with the entities that a package finds in each and those that are there: object [texts], sets of spans.
+
+    Spans of characters, and not tags: each package's tokenizer cuts texts in its own way.
+    """
+    texts = {item.name: item for item in rows.wholes()}
+    said, there = np.empty(len(texts), object), np.empty(len(texts), object)
+    for place, (item, answer) in enumerate(zip(texts.values(), predictor.predict([item.read() for item in texts.values()]), strict=True)):
+        said[place] = {Span(one["label"], one["start"], one["end"]) for one in answer["entities"]}
+        there[place] = {*item.spans}
+    return tuple(texts), said, there
 
 
 def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]:

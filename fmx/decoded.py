@@ -17,3 +17,5 @@ class Decoded(NamedTuple):
     """Of the input, by the feature of `fmx.drift`; empty where a row came as it is."""
     bucket: int = 0
     """Rows of one bucket take about as long; only they run together."""
+    answered: np.ndarray | None = None
+    """Of a row that is answered token by token, which of them count: int64 [m]; None where it is answered as a whole."""

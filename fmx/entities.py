@@ -79,7 +79,7 @@ def units_of(text: str, offsets: Iterable[tuple[int, int]], is_special: Iterable
         if is_around or start >= end:
             continue
         last = units[-1] if units else None
-        if last is not None and (start < last.end or (start == last.end and _are_one_word(text[last.end - 1], text[start]))):
+        if last is not None and (start < last.end or _are_one_word(text, last.end, start)):
             units[-1] = last._replace(end=max(end, last.end))
         else:
             units.append(Unit(position, start, end))
@@ -97,9 +97,17 @@ def _is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] == "M"
 
 
-def _are_one_word(before: str, after: str) -> bool:
-    """Say whether nothing could be between two neighbouring characters: letters and digits of a word, or a mark on what it follows."""
-    return _is_mark(after) or "\u200d" in (before, after) or (_is_of_word(before) and _is_of_word(after))
+def _are_one_word(text: str, end: int, start: int) -> bool:
+    """Say whether what ends and what starts behind it are of one word: nothing is between them but what tokenizers drop from within words."""
+    if not all(map(_is_within_words, text[end:start])):
+        return False
+    before, after = text[end - 1], text[start]
+    return _is_mark(after) or "\u200d" in (before, after, text[start - 1]) or (_is_of_word(before) and _is_of_word(after))
+
+
+def _is_within_words(character: str) -> bool:
+    """Say whether a character is a mark, or shows nothing and parts no words: joiners and soft hyphens, but no zero-width space."""
+    return _is_mark(character) or (unicodedata.category(character) == "Cf" and character not in "\u200b\ufeff")
 
 
 def _is_of_word(character: str) -> bool:
@@ -109,7 +117,7 @@ def _is_of_word(character: str) -> bool:
 def writes_spaces(character: str) -> bool:
     """Say whether a character is of a script that writes spaces between words."""
     code = ord(character)
-    return not any(low <= code <= high for low, high in _WITHOUT_SPACES)
+    return code < _WITHOUT_SPACES[0][0] or not any(low <= code <= high for low, high in _WITHOUT_SPACES)
 
 
 def tag_units(units: Sequence[Unit], spans: Sequence[Span], tags: Sequence[str]) -> np.ndarray:
@@ -165,7 +173,7 @@ def find_entities(units: Sequence[tuple[int, int]], probabilities: np.ndarray, t
     kinds = {kind: [i for i, tag in enumerate(tags) if tag[2:] == kind and tag != OUTSIDE] for kind in kinds_of(tags)}
     said = [tags[i] for i in probabilities.argmax(axis=1)] if len(probabilities) else []
     return [
-        Found(kind, units[first][0], units[end - 1][1], float(probabilities[first:end, kinds[kind]].sum(axis=1).mean()))
+        Found(kind, units[first][0], units[end - 1][1], min(1.0, float(probabilities[first:end, kinds[kind]].sum(axis=1).mean())))
         for kind, first, end in spans_of_tags(said)
     ]
 

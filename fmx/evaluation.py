@@ -120,7 +120,7 @@ def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) 
     """
     picked = rows.picked(probabilities)
     measures = statistics.classification_measures(picked, rows.targets, labels)
-    if rows.labels.ndim > 1:
+    if rows.has_tags:
         return {**measures, "entities": entity_measures(counts_of_entities(picked.argmax(axis=1), rows, labels), labels)}
     ranked = ranking_of(probabilities, rows, labels)
     return {**measures, **({"ranking": ranked} if ranked else {})}
@@ -136,7 +136,7 @@ def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tupl
         labels: of the model.
     """
     before, after = (rows.picked(given).argmax(axis=1) for given in (reference, answers))
-    if rows.labels.ndim == 1:
+    if not rows.has_tags:
         return statistics.paired_drop(before == rows.targets, after == rows.targets)
     return drop_of_f1(*(counts_of_entities(said, rows, labels).sum(axis=1) for said in (before, after)))
 

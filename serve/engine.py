@@ -35,7 +35,7 @@ log = logging.getLogger("fmx.serve")
 
 
 Told = TypeVar("Told")
-LARGE_TEXT_BYTES = 10_000
+LARGE_TEXT_BYTES = 500
 """Of texts together, from which on reading them takes a millisecond or more."""
 OPENING = "The package is being opened."
 DRAINING = "The worker is draining."
@@ -157,23 +157,25 @@ class Engine:
         """
         served = served or self.now()
         self._check_wait(served, len(inputs))
-        cut = await self._cut(inputs, served.predictor.task)
+        cut: list[list[Piece]] = []
+        if served.predictor.task.cuts:
+            with self._inside.admit(len(inputs)):
+                cut = await self._cut(inputs, served.predictor.task, deadline)
+            self._check_wait(served, sum(map(len, cut)))
         rows = [piece.data for pieces in cut for piece in pieces] if cut else inputs
         with self._inside.admit(len(rows)):
             pending = served.batcher.submit(rows, deadline)
             answered = await _within(pending.future, deadline)
         probabilities, embeddings = served.predictor.parted(answered.answers)
-        told = await _told(inputs, cut, served.predictor.task, probabilities, top_k) if predicts else []
+        told = await _told(inputs, cut, served.predictor.task, probabilities, top_k, deadline) if predicts else []
         if told:
             _count(served, answered.rows, probabilities, embeddings, told)
         return Answer(served.predictor, [answer.prediction for answer in told], probabilities, _of_inputs(embeddings, cut), pending.marks)
 
-    async def _cut(self, inputs: Sequence[bytes | np.ndarray], task: Task) -> list[list[Piece]]:
-        """Cut inputs into what is one row each; nothing where a task cuts none. Raises: `InputError`, `TooLargeError`."""
-        if not task.cuts:
-            return []
+    async def _cut(self, inputs: Sequence[bytes | np.ndarray], task: Task, deadline: float) -> list[list[Piece]]:
+        """Cut inputs into what is one row each. Raises: `InputError`, `TooLargeError`, `DeadlineError`."""
         limit = self._settings.limit_of(task.noun)
-        cut = await _aside(inputs, lambda: [task.pieces(data, limit) for data in inputs if isinstance(data, bytes)])
+        cut = await _aside(inputs, lambda: [task.pieces(data, limit) for data in inputs if isinstance(data, bytes)], deadline)
         rows = sum(map(len, cut))
         if rows > self._settings.queue_rows:
             what = f"The request is {rows} windows of the model, more than the {self._settings.queue_rows} rows that are taken at once."
@@ -262,7 +264,9 @@ class Engine:
             metrics.ready.set(1)
 
 
-async def _told(inputs: Sequence[bytes | np.ndarray], cut: list[list[Piece]], task: Task, probabilities: np.ndarray, top_k: int) -> list[TaskAnswer]:
+async def _told(
+    inputs: Sequence[bytes | np.ndarray], cut: list[list[Piece]], task: Task, probabilities: np.ndarray, top_k: int, deadline: float
+) -> list[TaskAnswer]:
     """Make an answer of every input's rows."""
     if not cut:
         return [TaskAnswer(task.prediction(chances, top_k), [chances]) for chances in probabilities]
@@ -273,12 +277,21 @@ async def _told(inputs: Sequence[bytes | np.ndarray], cut: list[list[Piece]], ta
         asked = zip(texts, cut, ends, strict=True)
         return [task.answer(data, pieces, list(probabilities[end - len(pieces) : end]), top_k) for data, pieces, end in asked]
 
-    return await _aside(inputs, answers)
+    return await _aside(inputs, answers, deadline)
 
 
-async def _aside(inputs: Sequence[bytes | np.ndarray], work: Callable[[], Told]) -> Told:
-    """Do what reads the inputs once more: in a thread where they are large, so that probes and others' deadlines are not held up."""
-    return work() if sum(map(len, inputs)) < LARGE_TEXT_BYTES else await asyncio.to_thread(work)
+async def _aside(inputs: Sequence[bytes | np.ndarray], work: Callable[[], Told], deadline: float) -> Told:
+    """Do what reads the inputs once more: in a thread where they are large, so that probes and others' deadlines are not held up.
+
+    Raises:
+        DeadlineError: the thread has not done it by the deadline, on `time.monotonic`'s clock.
+    """
+    if sum(map(len, inputs)) < LARGE_TEXT_BYTES:
+        return work()
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(work), max(0.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise too_late() from error
 
 
 def _of_inputs(vectors: np.ndarray, cut: list[list[Piece]]) -> np.ndarray:

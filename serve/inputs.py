@@ -169,7 +169,7 @@ def encode_texts(inputs: Sequence[Sequence[str]], settings: ServeSettings) -> li
 def check_characters(characters: int, settings: ServeSettings) -> None:
     """Refuse more characters than a request may have. Raises: `TooLargeError`."""
     if characters > settings.max_characters:
-        hint = "Send several requests, or shorter texts: what is behind the model's window is not read."
+        hint = "Send several requests, or shorter texts."
         raise TooLargeError(f"{characters:,} characters in one request; at most {settings.max_characters:,} are taken.", hint=hint)
 
 

@@ -42,6 +42,7 @@ def plan_on_rows(
         groups=groups,
         freeze_statistics=settings.norm_statistics == "frozen",
         lengths=_lengths_of(network.spec, inputs),
+        tags=inputs.labels if inputs.train.has_tags else (),
         finish=finish,
     )
 

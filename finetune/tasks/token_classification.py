@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from fmx.entities import IGNORED
+from fmx.entities import IGNORED, entity_counts
 
 
 def answered(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,6 +23,21 @@ def answered(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     targets = targets[:, : logits.shape[1]]
     is_unit = targets != IGNORED
     return logits[is_unit], targets[is_unit]
+
+
+def counted_entities(logits: Tensor, targets: Tensor, tags: tuple[str, ...]) -> np.ndarray:
+    """Count the entities of rows that are rightly found, found and there: float64 [3].
+
+    Args:
+        logits: [n, length, classes].
+        targets: int64 [n, max_length], `IGNORED` where a position bears no tag.
+        tags: the classes.
+    """
+    wanted = targets[:, : logits.shape[1]].cpu().numpy()
+    said = logits.argmax(dim=2).cpu().numpy()
+    rows = [row != IGNORED for row in wanted]
+    gold, found = ([row[kept] for row, kept in zip(side, rows, strict=True)] for side in (wanted, said))
+    return np.asarray(entity_counts(gold, found, tags).sum(axis=(0, 1)), np.float64)
 
 
 def token_loss(label_smoothing: float, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

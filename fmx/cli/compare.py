@@ -13,7 +13,7 @@ def compare(
     old: Annotated[str, typer.Argument(help="A package's folder or name.")],
     new: Annotated[str, typer.Argument(help="Another's.")],
     data: Annotated[str, typer.Option(help="As for fmx train; the test rows are used.")],
-    max_drop: Annotated[float, typer.Option(min=0, help="Most points of accuracy that may be lost.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0, help="Most points of accuracy, or of the entities' F1, that may be lost.")] = 0.5,
     max_slower: Annotated[float, typer.Option(min=0, help="Most percent that a row may take longer.")] = 10.0,
     max_larger: Annotated[float, typer.Option(min=0, help="Most percent that the file may grow.")] = 10.0,
     variant: Annotated[str | None, typer.Option(help="Of both.", show_default="the first that fits this host")] = None,
@@ -48,10 +48,12 @@ def compare(
 
 def _show(facts: dict[str, Any]) -> None:
     sides = [facts["old"], facts["new"]]
+    has_entities = "entity_f1" in sides[0]
+    of = "texts" if has_entities else "rows"
     rows = [
         ["package", *(f"{side['package']} ({side['variant']})" for side in sides)],
-        *([["entities' F1", *(output.percent(side["entity_f1"]) for side in sides)]] if "entity_f1" in sides[0] else []),
-        ["accuracy", *(output.interval(side["accuracy"]) for side in sides)],
+        *([["entities' F1", *(output.percent(side["entity_f1"]) for side in sides)]] if has_entities else []),
+        ["texts wholly right" if has_entities else "accuracy", *(output.interval(side["accuracy"], of) for side in sides)],
         ["median at batch 1", *(f"{side['median_ms']:.2f} ms" for side in sides)],
         ["size", *(f"{side['bytes'] / 1e6:.2f} MB" for side in sides)],
     ]

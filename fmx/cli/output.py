@@ -72,9 +72,9 @@ def entities(measures: dict[str, Any] | None, baselines: dict[str, float] | None
     return [["entities' F1", f"{percent(measures['f1'])} ({measures['entities']} there, {measures['found']} found)"], *best, *kinds, *shares]
 
 
-def interval(share: dict[str, Any]) -> str:
-    """Write a measured share with its 95 % interval and number of rows."""
-    return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} rows)"
+def interval(share: dict[str, Any], of: str = "rows") -> str:
+    """Write a measured share with its 95 % interval and the number of rows, or of what else it is."""
+    return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} {of})"
 
 
 def next_step(left: str, command: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from fmx.cli import output
 from fmx.errors import FmxError, InputError, UsageError
 
+LABELS = 3
 Model = dict[str, str]
 """Name, version and variant."""
 Ask = Callable[[bytes], tuple[Model, dict[str, Any]]]
@@ -26,7 +27,7 @@ def predict(
             metavar="PACKAGE INPUT...",
         ),
     ],
-    top_k: Annotated[int, typer.Option(min=1, help="Labels an input.")] = 3,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Labels an input, where there are labels.", show_default="3")] = None,
     variant: Annotated[str | None, typer.Option(help="fp32 or int8.", show_default="the first that fits this host")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")] = None,
     url: Annotated[str | None, typer.Option(help="Ask a running service at this address, such as https://models.example.com.")] = None,
@@ -81,25 +82,32 @@ def predict(
         raise InputError(f"{len(faults)} of {len(faults) + len(predictions)} inputs could not be read.", hint="The others were answered.")
 
 
-def _package(name: str, variant: str | None, device: str, top_k: int) -> tuple[str, Model, Ask]:
+def _check_top_k(top_k: int | None, has_labels: bool) -> None:
+    if top_k is not None and not has_labels:
+        raise UsageError("--top-k is for labels, and this model answers with entities.", hint="Leave it out.")
+
+
+def _package(name: str, variant: str | None, device: str, top_k: int | None) -> tuple[str, Model, Ask]:
     from fmx.package import find_package
     from fmx.predictor import PackagePredictor
 
     predictor = PackagePredictor.open(find_package(name), variant=variant, device=device)
+    _check_top_k(top_k, predictor.task.has_labels)
     model = predictor.identity
-    return predictor.task.noun, model, lambda data: (model, predictor.predict([data], top_k)[0])
+    return predictor.task.noun, model, lambda data: (model, predictor.predict([data], top_k or LABELS)[0])
 
 
-def _service(url: str, key: str | None, top_k: int, inputs: list[str]) -> tuple[str, None, Ask]:
+def _service(url: str, key: str | None, top_k: int | None, inputs: list[str]) -> tuple[str, None, Ask]:
     from fmx.cli.inputs import are_texts
     from fmx.client import ServiceClient
 
     client = ServiceClient(url, key, say=output.say)
     said, has_labels = client.takes()
+    _check_top_k(top_k, has_labels)
     noun = said or ("text" if are_texts(inputs) else "image")
 
     def ask(data: bytes) -> tuple[Model, dict[str, Any]]:
-        answer = client.predict(data, top_k if has_labels else None, noun)
+        answer = client.predict(data, (top_k or LABELS) if has_labels else None, noun)
         return answer["model"], answer["predictions"][0]
 
     return noun, None, ask

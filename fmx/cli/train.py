@@ -172,13 +172,14 @@ def show_run(run: Run, json: bool) -> None:
         return
     info = run.info
     metrics = info.metrics
-    rows = [*output.entities(metrics.get("entities"), metrics.get("entity_baselines")), ["test accuracy", output.interval(metrics["accuracy"])]]
+    of = "units of texts" if "entities" in metrics else "rows"
+    rows = [*output.entities(metrics.get("entities"), metrics.get("entity_baselines")), ["test accuracy", output.interval(metrics["accuracy"], of)]]
     if "top5_accuracy" in metrics:
         rows.append(["top-5 accuracy", output.interval(metrics["top5_accuracy"])])
     if "robust_accuracy" in metrics:
         rows.append([f"robust accuracy ({metrics['robust_accuracy']['attack']})", output.interval(metrics["robust_accuracy"])])
     for name, value in metrics.get("baselines", {}).items():
-        rows.append([f"... of {BASELINES[name]}", output.interval(value)])
+        rows.append([f"... of {BASELINES[name]}", output.interval(value, of)])
     rows += output.ranking(metrics.get("ranking"))
     for name, value in metrics.get("ranking_baselines", {}).items():
         rows += output.ranking(value, f" of {BASELINES[name]}")

@@ -10,6 +10,7 @@ from fmx.data.tables import Row, Table, decode
 
 ENDINGS = (".conll", ".bio", ".iob", ".iob2", ".bioes")
 TAG = re.compile(r"O|[BIESLUM]-\S+")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _DOCUMENT = "-DOCSTART-"
 
 
@@ -25,8 +26,8 @@ def read_conll(path: Path, _known: Collection[str] = ()) -> Table:
     tokens: list[str] = []
     tags: list[str] = []
     first = 0
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        fields = [field.strip() for field in line.strip("\r").split("\t")] if "\t" in line else line.split()
+    for number, line in enumerate([*_LINE_END.split(text), ""], start=1):
+        fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not any(fields) or fields[0] == _DOCUMENT:
             if tokens:
                 rows.append((f"line {first}", {"tokens": tokens, "tags": tags}))

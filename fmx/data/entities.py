@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from fmx.data.conll import ENDINGS, TAG, read_conll
@@ -84,12 +85,16 @@ def open_entities(spec: str, seed: int = 0, group_by: str | None = None, columns
     given = {split: found.rows[split] for split in SPLITS if split in found.rows}
     tags = tags_of(span.label for item in given["train"] for span in item.spans)
     _check_kinds(spec, given, tags)
-    notes += [note for part in parts for note in part.table.notes(part.where)]
+    notes += [note for part in parts for note in part.table.notes(Path(part.where).name)]
     if found.empty:
         notes.append(f"{len(found.empty)} of {found.count()} rows have no text and were skipped: {first_few(found.empty)}.")
     if found.overlapping:
         notes.append(f"{found.overlapping} entities overlap others: the one that begins first, or is longer, is learnt.")
-    return Source(spec, tags, complete_unlabelled(given, seed, spec, "texts"), notes=tuple(notes), has_entities=True)
+    splits = complete_unlabelled(given, seed, spec, "texts")
+    for split, items in splits.items():
+        if not any(item.spans for item in items):
+            raise DataError(f"The {split} rows of {spec} hold no entity; nothing could be measured.", hint="Give more texts with entities.")
+    return Source(spec, tags, splits, notes=tuple(notes), has_entities=True)
 
 
 def _check_kinds(spec: str, given: Mapping[str, Sequence[Item]], tags: tuple[str, ...]) -> None:
@@ -110,7 +115,8 @@ def _choose_columns(part: Part, told: Columns, group_by: str | None) -> _Chosen:
         check_rows(part.where, 0, part.table.faults, (), _FORMS)
     for name in filter(None, (told.text, told.label, group_by)):
         check_column(part, name, _FORMS)
-    text = told.text or _first(columns, TOKEN_COLUMNS) or _first(columns, TEXT_COLUMNS)
+    has_spans = _first(columns, TEXT_COLUMNS) and _first(columns, SPAN_COLUMNS[:3])
+    text = told.text or (None if has_spans else _first(columns, TOKEN_COLUMNS)) or _first(columns, TEXT_COLUMNS)
     in_tokens = text is not None and any(isinstance(row.get(text), list) for _, row in part.table.rows)
     answer = told.label or _first(columns, TAG_COLUMNS if in_tokens else SPAN_COLUMNS)
     if text is None or answer is None or text == answer:
@@ -141,7 +147,8 @@ def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
         except ValueError as fault:
             found.faults.append(f"{name}: {fault}")
         else:
-            found.overlapping += sum(one.end > other.start for one, other in pairwise(spans))
+            ends = [0, *accumulate((span.end for span in spans), max)]
+            found.overlapping += sum(span.start < end for span, end in zip(spans, ends, strict=False))
             found.rows[split].append(_item(name, data, spans, as_text(row.get(columns.group)) if columns.group else ""))
 
 
@@ -158,8 +165,8 @@ def _of_tokens(tokens: Any, tags: Any) -> tuple[str, list[Span]]:
     if not all(isinstance(token, str) and token.strip() for token in tokens):
         raise ValueError("a token is no text")
     wrong = next((tag for tag in tags if not isinstance(tag, str) or not TAG.fullmatch(tag)), None)
-    if any(tag is wrong for tag in tags):
-        raise ValueError(f"{wrong!r} is no tag of BIO or BIOES")
+    if any(tag is wrong or not tag.isprintable() for tag in tags):
+        raise ValueError(f"{wrong!a} is no tag of BIO or BIOES" if wrong is not None else "a tag cannot be written on a line")
     text, places = joined_tokens([token.strip() for token in tokens])
     return text, [Span(kind, places[first][0], places[end - 1][1]) for kind, first, end in spans_of_tags(tags)]
 
@@ -183,6 +190,8 @@ def _of_text(text: Any, entities: Any) -> tuple[str, list[Span]]:
         raise ValueError(f"text is no string but {type(text).__name__}")
     if entities is None:
         entities = []
+    if isinstance(entities, dict) and entities and all(isinstance(values, list) for values in entities.values()):  # as `datasets` gives lists of them
+        entities = [dict(zip(entities, values, strict=False)) for values in zip(*entities.values(), strict=False)]
     if not isinstance(entities, list):
         raise ValueError(f"entities are no list but {type(entities).__name__}")
     return text, sorted((_span(text, entity) for entity in entities), key=lambda span: (span.start, -span.end))
@@ -197,8 +206,10 @@ def _span(text: str, entity: Any) -> Span:
         label, start, end = entity if isinstance(entity[0], str) else (entity[2], entity[0], entity[1])
     else:
         raise ValueError("an entity is no object with start, end and label")
-    if not isinstance(label, str) or not label.strip() or "\n" in label.strip():
+    if not isinstance(label, str) or not label.strip():
         raise ValueError("an entity has no label")
+    if not label.strip().isprintable():  # a lone surrogate is not, nor what would break a line
+        raise ValueError(f"an entity's label {label!a} cannot be written on a line")
     if isinstance(start, bool) or isinstance(end, bool) or not isinstance(start, int) or not isinstance(end, int):
         raise ValueError("an entity's start and end are no whole numbers")
     if not 0 <= start < end <= len(text):

@@ -50,13 +50,31 @@ class Rows:
         return len(self.labels)
 
     @property
+    def has_tags(self) -> bool:
+        """Whether units of texts are answered, and not rows."""
+        return self.labels.ndim > 1
+
+    def wholes(self) -> list[Item]:
+        """Give of every row the item that it is of: itself, or the text that it is a piece of."""
+        return [item.whole or item for item in self.items]
+
+    def spread(self, most: int) -> np.ndarray:
+        """Choose at most so many rows, evenly spread, for they lie in the order of their classes; of texts with tags whole ones: int64 indices."""
+        if not self.has_tags or len(self) <= most:
+            return np.unique(np.linspace(0, len(self) - 1, min(len(self), most)).astype(int))
+        names = [item.name for item in self.wholes()]
+        every = -(-len(self) // most)
+        chosen = {name for place, name in enumerate(dict.fromkeys(names)) if place % every == 0}
+        return np.array([i for i, name in enumerate(names) if name in chosen], np.int64)
+
+    @property
     def targets(self) -> np.ndarray:
         """What is right, of everything that is to be answered: int64 [m], of rows, or of the units of all rows."""
-        return self.labels if self.labels.ndim == 1 else self.labels[self.labels != IGNORED]
+        return self.labels[self.labels != IGNORED] if self.has_tags else self.labels
 
     def picked(self, answers: np.ndarray) -> np.ndarray:
         """Give the answers that `targets` speaks of, float [m, labels], out of those of all rows, [n, ..., labels]."""
-        return answers if self.labels.ndim == 1 else answers[self.labels != IGNORED]
+        return answers[self.labels != IGNORED] if self.has_tags else answers
 
     def taken(self, index: np.ndarray) -> Rows:
         """Give some of the rows, int64 indices, in that order; the fingerprint stays that of all."""
@@ -71,7 +89,8 @@ class Rows:
     def sequences(self, picked: np.ndarray) -> list[np.ndarray]:
         """Cut what was picked, [m, ...], into the texts that it is of, in order; the pieces of one text are put together."""
         ends = np.cumsum((self.labels != IGNORED).sum(axis=1))
-        begins = [i for i, item in enumerate(self.items) if item.own is None or item.own[0] == 0]
+        names = [item.name for item in self.wholes()]
+        begins = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
         return np.split(picked, [int(ends[i - 1]) for i in begins[1:]])
 
 
@@ -115,7 +134,7 @@ def from_piece(item: Item, piece: Piece, number: int) -> Item:
     spans = tuple(span for span in cut if span.start < span.end)
     own = None if piece.own is None else (piece.own[0] - piece.start if number else 0, piece.own[1] - piece.start)
     name = f"{item.name}, part {number + 1}"
-    return replace(item, name=name, read=lambda: piece.data, size=lambda: len(piece.data), spans=spans, own=own)
+    return replace(item, name=name, whole=item, read=lambda: piece.data, size=lambda: len(piece.data), spans=spans, own=own)
 
 
 def _decode(items: list[Item], task: Task, what: str) -> Rows:
@@ -129,7 +148,7 @@ def _decode(items: list[Item], task: Task, what: str) -> Rows:
     def decode(index: int) -> None:
         try:
             data = items[index].read()
-            values[index], facts[index], _ = task.decode(data)
+            values[index], facts[index], *_ = task.decode(data)
             digest = hashlib.sha256(data)
             digests[index] = digest.digest()
             targets[index] = task.target(items[index], data)

@@ -39,6 +39,8 @@ class Item:
     """Rows of one query are candidates that are ranked against each other; they never get into different splits."""
     spans: tuple[Span, ...] = ()
     """The entities of a text"""
+    whole: Item | None = None
+    """Of a piece of a longer text: the text"""
     own: tuple[int, int] | None = None
     """Of a piece of a longer text: from where to where its tags count, in its code points; the rest is another piece's. None for all of it."""
 

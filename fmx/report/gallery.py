@@ -24,7 +24,7 @@ def galleries(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows) ->
         probabilities: float [n, labels], of tokens [n, max_length, labels].
         test: the rows that were answered.
     """
-    if test.labels.ndim > 1:
+    if test.has_tags:
         return {"confident": [], "worst": []}
     chances = probabilities[np.arange(len(test)), test.labels]
     return {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmx.contract import TextInput
-from fmx.entities import IGNORED, Found, Unit, find_entities, summary_of, tag_units, units_of
+from fmx.decoded import Decoded
+from fmx.entities import IGNORED, Found, Span, Unit, find_entities, is_exact, summary_of, tag_units, units_of
 from fmx.task_names import TOKENS
 from fmx.tasks.task import Answer, Piece
 from fmx.tasks.text_classification import TextClassification
@@ -37,6 +38,7 @@ class TokenClassification(TextClassification):
     def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(labels, spec, tokenizer)
         self._reader = TextReader(spec, tokenizer)
+        self.decode = self._decoded
         self._capacity = spec.max_length - spec.special_tokens
         self._pad_id = spec.pad_id
 
@@ -55,19 +57,35 @@ class TokenClassification(TextClassification):
         starts = self._reader.token_starts(text)
         if len(starts) <= self._capacity:
             return [Piece(data)]
-        cuts = _cuts(text, starts, max(1, self._capacity - SLACK))
+        begins = _begins(text, starts)
+        cuts = _cuts(begins, starts, max(1, self._capacity - SLACK), len(text))
         ends = [(end + start) // 2 for (_, end), (start, _) in pairwise(cuts)]
         own = zip([0, *ends], [*ends, len(text)], strict=True)
         shift = _mark_before(data)
+        places = [starts[begin] for begin in begins]
         return [
-            Piece(text[start:end].encode(), start + shift, (low + shift, high + shift)) for (start, end), (low, high) in zip(cuts, own, strict=True)
-        ]
+            Piece(text[start:end].encode(), start + shift, (low + shift, high + shift))
+            for (start, end), (low, high) in zip(cuts, own, strict=True)
+            if bisect_left(places, low) < bisect_left(places, high)  # some tokenizers make tokens of white space, of which there may be much
+        ] or [Piece(data)]
+
+    def _decoded(self, data: bytes, limit: int = MAX_CHARACTERS) -> Decoded:
+        """Turn a text into one row, as every text, and say which of its tokens are answered. Raises: as `TextReader.decode`."""
+        return self._reader.decode(data, limit)._replace(answered=np.array([unit.token for unit in self.units(data)], np.int64))
 
     def units(self, data: bytes) -> list[Unit]:
         """Give the units of a text that fits the window, or of as much of it as does."""
         shift = _mark_before(data)
         text = data.decode()[shift:]
         return [Unit(token, start + shift, end + shift) for token, start, end in units_of(text, *self._reader.places(text))]
+
+    def inexact(self, item: Item) -> list[Span]:
+        """Give the entities of an item that begin or end inside a unit: learnt and measured as the whole unit, they cannot be found just so."""
+        data = item.read()
+        shift, text = _mark_before(data), data.decode()
+        starts = self._reader.token_starts(text[shift:])
+        units = [Unit(0, start + shift, end + shift) for _, start, end in _units_by_starts(text[shift:], starts)]
+        return [span for span in item.spans if not is_exact(units, span)]
 
     def target(self, item: Item, data: bytes) -> np.ndarray:
         """Give the tags of an item's units: int64 [max_length], `IGNORED` where a position has none."""
@@ -110,16 +128,25 @@ def _mark_before(data: bytes) -> int:
     return int(data.startswith(b"\xef\xbb\xbf"))
 
 
-def _cuts(text: str, starts: list[int], capacity: int) -> list[tuple[int, int]]:
+def _begins(text: str, starts: list[int]) -> list[int]:
+    """Say with which of a text's tokens a unit begins, by where they start."""
+    return [unit.token for unit in _units_by_starts(text, starts)]
+
+
+def _units_by_starts(text: str, starts: list[int]) -> list[Unit]:
+    """Cut a text into units by where all of its tokens start, however long it is."""
+    return units_of(text, zip(starts, [*starts[1:], len(text)], strict=True), [False] * len(starts))
+
+
+def _cuts(begins: list[int], starts: list[int], capacity: int, length: int) -> list[tuple[int, int]]:
     """Choose pieces of at most so many tokens, of which each begins before the one in front of it ends, and where a unit does.
 
     Args:
-        text: longer than the window.
-        starts: of its tokens.
+        begins: tokens with which a unit begins.
+        starts: of all tokens of a text that is longer than the window.
         capacity: tokens of a piece.
+        length: of the text.
     """
-    places = [*zip(starts, [*starts[1:], len(text)], strict=True)]
-    begins = [unit.token for unit in units_of(text, places, [False] * len(starts))]
     cuts: list[tuple[int, int]] = []
     first = 0
     while first + capacity < len(starts):
@@ -128,7 +155,7 @@ def _cuts(text: str, starts: list[int], capacity: int) -> list[tuple[int, int]]:
         back = end - capacity // OVERLAP
         first = _last(begins, first + 1, back) or _first(begins, max(first, back) + 1, end) or end
 
-    return [*cuts, (starts[first], len(text))]
+    return [*cuts, (starts[first], length)]
 
 
 def _last(begins: list[int], low: int, high: int) -> int | None:

@@ -1,8 +1,8 @@
 // Entities, marked in the text and listed in a table. The service counts code points, of which a string's characters are sometimes half.
 
 const output = {
-  show({ entities }) {
-    const points = Array.from(text.value), parts = [];
+  show({ entities }, sent) {
+    const points = Array.from(JSON.parse(sent).text), parts = [];
     let end = 0;
     for (const entity of entities) {
       const mark = document.createElement("mark"), kind = document.createElement("span");

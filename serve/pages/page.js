@@ -46,10 +46,10 @@ function scoreRow(name, score) {
   return line;
 }
 
-function showAnswer(answer, milliseconds) {
+function showAnswer(answer, milliseconds, sent) {
   const prediction = answer.predictions[0];
   byId("error").replaceChildren();
-  output.show(prediction);
+  output.show(prediction, sent);
   input.show?.(prediction);
   byId("time").textContent = milliseconds.toFixed(0) + " ms, from sending to the whole answer";
   byId("model").textContent = answer.model.name;
@@ -98,7 +98,7 @@ async function predict() {
     const response = await fetch(url, { method: "POST", headers, body, credentials: "omit", cache: "no-store", redirect: "error" });
     if (response.ok) {
       const answer = await response.json();
-      if (mine === asked) showAnswer(answer, performance.now() - started);
+      if (mine === asked) showAnswer(answer, performance.now() - started, body);
     } else {
       const lines = await refusal(response);
       if (mine === asked) showError(lines);

@@ -94,7 +94,7 @@ def test_graph_with_an_embedding_is_kept_apart(text_run: Run, tmp_path: Path) ->
 
 
 def test_graph_that_embeds_otherwise_is_refused(text_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "embedding_cosine", lambda predictor, rows, eager: 0.98)
+    monkeypatch.setattr(measure, "embedding_cosine", lambda embeddings, eager: 0.98)
     with pytest.raises(ExportError, match="embeds a text otherwise"):
         export_package(text_run.folder, out=tmp_path / "packages", embedding=True)
 

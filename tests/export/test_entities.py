@@ -13,6 +13,7 @@ import torch
 from export.pipeline import export_package
 from finetune.evaluation import eager_probabilities
 from finetune.network import restore_network
+from finetune.training import train_run
 from fmx.comparison import Limits, compare_packages
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
@@ -107,3 +108,13 @@ def test_int8_is_judged_in_points_of_f1(entity_run: Run, tmp_path: Path) -> None
 
 def test_golden_rows_are_replayed(entity_package: Package) -> None:
     assert PackagePredictor.open(entity_package.folder).replay_golden_rows() < 1e-5
+
+
+def test_packages_of_other_windows_are_compared_by_spans(entity_encoder: Path, entity_table: Path, entity_package: Package, tmp_path: Path) -> None:
+    """Their rows are others, and their units may be; what both find in a text is not."""
+    settings = {"epochs": 1, "max_length": 16, "device": "cpu", "precision": "fp32"}
+    run = train_run(tmp_path / "runs", task="token-classification", data=str(entity_table), model=str(entity_encoder), **settings)
+    other = export_package(run.folder, out=tmp_path / "packages", quantize="none")
+    found = compare_packages(entity_package.folder, other.folder, str(entity_table), Limits(slower=1e6))
+    assert found.facts["old"]["entity_f1"] > found.facts["new"]["entity_f1"]
+    assert any("F1 of the entities fell" in sentence for sentence in found.worse)

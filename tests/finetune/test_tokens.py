@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,15 @@ def test_texts_longer_than_the_window_lose_no_entity(entity_encoder: Path, tmp_p
     data = write_entities(tmp_path / "long.jsonl", joined)
     settings: dict[str, Any] = {"epochs": 1, "max_length": 16, "device": "cpu", "adversarial": "fgm"}
     run = train_run(tmp_path / "runs", task=TASK, data=str(data), model=str(entity_encoder), **settings)
-    for rows_of_split in rows_of(run).values():
+    for split, rows_of_split in rows_of(run).items():
+        if split != "train":
+            continue
         assert len(rows_of_split) > len(rows_of_split.sequences(rows_of_split.targets))
         items = {item.name.partition(",")[0] for item in rows_of_split.items}
         assert len(rows_of_split.sequences(rows_of_split.targets)) == len(items)
+        some = rows_of_split.taken(rows_of_split.spread(len(rows_of_split) // 2))
+        assert {item.name for item in some.wholes()} < items
+        assert len(some.sequences(some.targets)) == len({item.name for item in some.wholes()})
     assert run.info.metrics["entities"]["entities"] == sum(len(item.spans) for item in reopen_source(run.info.settings).splits["test"])
 
 
@@ -152,3 +158,13 @@ def test_leakage_between_splits_is_found(entity_encoder: Path, tmp_path: Path) -
         write_entities(tmp_path / f"{name}.jsonl", part)
     with pytest.raises(DataError, match="misled"):
         train_run(tmp_path / "runs", task=TASK, data=str(tmp_path), model=str(entity_encoder), epochs=1, max_length=32, device="cpu")
+
+
+def test_epochs_are_judged_by_the_entities(entity_run: Run) -> None:
+    """By accuracy of units, an epoch that finds nothing may beat one that finds much: most units are of no entity."""
+    lines = [json.loads(line) for line in (entity_run.folder / "metrics.jsonl").read_text().splitlines()]
+    validation = rows_of(entity_run)["validation"]
+    said = validation.picked(eager_probabilities(restore_network(entity_run), validation, CPU)).argmax(axis=1)
+    tags = [[[entity_run.info.labels[i] for i in row] for row in validation.sequences(found)] for found in (validation.targets, said)]
+    assert lines[entity_run.info.best_epoch - 1]["validation_accuracy"] == pytest.approx(f1_score(*tags), abs=1e-6)
+    assert lines[0]["validation_accuracy"] < 0.5  # of the units more are right by then

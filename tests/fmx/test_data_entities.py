@@ -40,10 +40,10 @@ def texts_of(source: Source) -> list[tuple[str, tuple[Span, ...]]]:
     return sorted((item.read().decode(), item.spans) for item in items_of(source))
 
 
-@pytest.mark.parametrize("sentence", [BIO, BIOES, IOB1, WIDE, BIO.replace(" ", "\t"), BIO.replace("\n", "\r\n")])
+@pytest.mark.parametrize("sentence", [BIO, BIOES, IOB1, WIDE, BIO.replace(" ", "\t"), BIO.replace("\n", "\r\n"), BIO.replace("\n", "\r")])
 def test_conll_gives_text_and_spans(tmp_path: Path, sentence: str) -> None:
-    path = tmp_path / "news.conll"
-    path.write_bytes("".join(f"{sentence}{n} O\n\n" for n in range(5)).encode())
+    path, end = tmp_path / "news.conll", "\r" if "\n" not in sentence else "\n"
+    path.write_bytes("".join(f"{sentence}{n} O{end * 2}" for n in range(5)).encode())
     source = opened(path)
     assert source.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
     assert texts_of(source) == [(f"{EXPECTED[0]} {n}", EXPECTED[1]) for n in range(5)]
@@ -136,6 +136,8 @@ def test_columns_are_taken_as_told(tmp_path: Path) -> None:
         ({"text": "Ada", "entities": "PER"}, "no list"),
         ({"text": 3, "entities": []}, "no string"),
         ({"text": "\ud800", "entities": []}, "lone surrogate"),
+        ({"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "\ud800"}]}, "cannot be written on a line"),
+        ({"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "A\u2028B"}]}, "cannot be written on a line"),
     ],
 )
 def test_bad_row_is_named_with_its_line(tmp_path: Path, row: dict[str, object], said: str) -> None:
@@ -181,3 +183,23 @@ def test_table_without_entities_is_refused_with_an_example(tmp_path: Path) -> No
     with pytest.raises(DataError, match="no text with its entities") as caught:
         opened(write_entities(tmp_path / "rows.jsonl", rows))
     assert '"entities"' in caught.value.hint
+
+
+def test_spans_go_before_tokens_that_stand_beside_them(tmp_path: Path) -> None:
+    """An annotation tool writes both, its tokens as objects."""
+    rows: list[dict[str, object]] = [
+        {"text": f"Ada in Paris {n}", "tokens": [{"text": "Ada", "id": 0}], "spans": [{"start": 7, "end": 12, "label": "LOC"}]} for n in range(5)
+    ]
+    assert texts_of(opened(write_entities(tmp_path / "rows.jsonl", rows)))[0] == ("Ada in Paris 0", (Span("LOC", 7, 12),))
+
+
+def test_lists_by_name_are_read_as_a_data_set_gives_them(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": f"Ada in Paris {n}", "entities": {"start": [7], "end": [12], "label": ["LOC"]}} for n in range(5)]
+    assert texts_of(opened(write_entities(tmp_path / "rows.jsonl", rows)))[0] == ("Ada in Paris 0", (Span("LOC", 7, 12),))
+
+
+def test_split_without_an_entity_is_refused(tmp_path: Path) -> None:
+    for name, tags in (("train", "Ada B-PER"), ("validation", "Ada B-PER"), ("test", "Ada O")):
+        (tmp_path / f"{name}.conll").write_text(f"{tags}\n{name} O\n")
+    with pytest.raises(DataError, match="test rows of .* hold no entity"):
+        opened(tmp_path)

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.metrics.sequence_labeling import get_entities
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from fmx.contract import TextInput
+from fmx.data.source import Item
 from fmx.entities import (
     IGNORED,
     Span,
@@ -27,7 +29,7 @@ from fmx.entities import (
     tag_units,
     tags_of,
 )
-from fmx.tasks import TokenClassification
+from fmx.tasks import Piece, TokenClassification
 from fmx.tasks.token_classification import SLACK
 from fmx.texts import open_tokenizer
 
@@ -93,6 +95,8 @@ def test_units_of_any_text_lie_in_it(task: TokenClassification, text: str) -> No
         ("great parcels", ["great", "parcels"]),
         ("包裹太慢", ["包", "裹", "太", "慢"]),
         ("cafe\u0301 x", ["cafe\u0301", "x"]),
+        ("Mile\u0301nas Bo\u0308ll", ["Mile\u0301nas", "Bo\u0308ll"]),
+        ("so\u00adft zero\u200bwidth", ["so\u00adft", "zero", "width"]),
         ("don't", ["don", "'", "t"]),
         ("在Google上", ["在", "Google", "上"]),
     ],
@@ -195,8 +199,6 @@ def test_positions_count_a_byte_order_mark(task: TokenClassification) -> None:
 
 
 def test_target_has_a_tag_for_every_unit_and_nothing_else(task: TokenClassification) -> None:
-    from fmx.data.source import Item
-
     data = "late card 包裹".encode()
     item = Item("a", 0, lambda: data, spans=(Span("LOC", 5, 9), Span("PER", 10, 12)))
     target = task.target(item, data)
@@ -221,3 +223,53 @@ def test_summary_of_a_text_is_of_its_entities_or_of_nothing() -> None:
     assert summary_of(none).tolist() == pytest.approx([0.7, 0.2, 0.1])
     assert summary_of(some).tolist() == pytest.approx([0.1, 0.7, 0.2])
     assert summary_of(none[:0]).tolist() == [1.0, 0.0, 0.0]
+
+
+def byte_level_task(max_length: int) -> TokenClassification:
+    """The task over a byte-level BPE of no merges but of letters: white space makes tokens, and an emoji is several."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(["ada lives in london"] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    size = tokenizer.get_vocab_size()
+    spec = TextInput(max_length=max_length, pad_id=0, unknown_id=None, special_tokens=2, vocabulary=size, tokenizer_sha256="0" * 64)
+    return TokenClassification(TAGS, spec, tokenizer)
+
+
+@pytest.mark.parametrize("between", ["\n" * 200, " " * 200, "\t \n" * 70])
+def test_much_white_space_is_no_piece_of_its_own(between: str) -> None:
+    """A tokenizer that makes tokens of white space made windows of nothing else, and the text was refused as empty."""
+    task, text = byte_level_task(32), f"ada lives.{between}london"
+    pieces = task.pieces(text.encode())
+    answered = [text[unit.start + piece.start : unit.end + piece.start] for piece in pieces for unit in own_units(task, piece)]
+    assert answered == ["ada", "lives", ".", "london"]
+    for piece in pieces:
+        task.decode(piece.data)
+
+
+def own_units(task: TokenClassification, piece: Piece) -> list[Unit]:
+    low, high = piece.own or (0, 1 << 30)
+    return [unit for unit in task.units(piece.data) if low <= unit.start + piece.start < high]
+
+
+def test_emoji_of_several_tokens_is_one_unit() -> None:
+    task, text = byte_level_task(64), "👩\u200d👩\u200d👧 ada"
+    assert [text[unit.start : unit.end] for unit in task.units(text.encode())] == ["👩\u200d👩\u200d👧", "ada"]
+
+
+def test_score_is_never_above_one() -> None:
+    probabilities = np.array([[0.0, 0.5, np.nextafter(np.float32(0.5), np.float32(1)), 0.0, 0.0]] * 3, np.float32)
+    assert all(found.score <= 1.0 for found in find_entities([(0, 1), (1, 2), (2, 3)], probabilities, TAGS))
+
+
+def test_entities_inside_units_are_counted(task: TokenClassification) -> None:
+    data = "great parcels 包裹".encode()
+    item = Item("a", 0, lambda: data, spans=(Span("LOC", 6, 13), Span("LOC", 7, 9), Span("PER", 14, 15)))
+    assert task.inexact(item) == [Span("LOC", 7, 9)]
+
+
+def test_decoded_text_says_which_tokens_are_answered(task: TokenClassification) -> None:
+    decoded = task.decode(b"great parcels")
+    assert decoded.answered is not None
+    assert decoded.answered.tolist() == [unit.token for unit in task.units(b"great parcels")]

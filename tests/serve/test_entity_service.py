@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from serve.scaling.capacity import golden_bodies
+from serve.shadow import _agree
+from tests.e2e.conftest import eventually
 from tests.serve.test_openapi import assert_service_is_as_described
 from tests.serve.test_service import Service, error_of, running
-from tests.serve.test_text_service import ask, infer, tensor
+from tests.serve.test_text_service import ask, engine_of, infer, tensor
 from tests.texts import make_entities
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -161,3 +163,27 @@ def test_golden_rows_become_texts_again(entity_package: Package) -> None:
     bodies = golden_bodies(entity_package)
     assert len(bodies) == 8
     assert all(kind == "text/plain" and body.decode().strip() for body, kind in bodies)
+
+
+def test_shadow_compares_what_is_answered(entity_package: Package, predictor: PackagePredictor) -> None:
+    """Special tokens and pieces of words are answered anyhow, and differ where nothing does."""
+    row = predictor.task.decode(b"ada in new york")
+    expected = predictor.run(row.values[None])[0]
+    other = expected.copy()
+    other[0] = other[0][::-1]  # that which stands before the text
+    assert _agree(other, expected, row)
+    assert row.answered is not None
+    other[row.answered[0]] = np.roll(other[row.answered[0]], 1)
+    assert not _agree(other, expected, row)
+
+
+def test_distance_of_embeddings_is_watched(entity_package: Package, service: Service) -> None:
+    reference = json.loads((entity_package.folder / "reference.json").read_text())
+    assert np.linalg.norm(reference["embedding_centre"]) == pytest.approx(1.0, abs=1e-3)
+    assert sum(reference["embedding_distance"]["counts"]) == reference["rows"]
+    drift = engine_of(service)._served.drift
+    assert eventually(lambda: _asked(service) and (drift._halves[0]["embedding_distance"] + drift._halves[1]["embedding_distance"]).sum() > 0, 10)
+
+
+def _asked(service: Service) -> bool:
+    return ask(service, {"text": TEXTS[0]}).status_code == 200

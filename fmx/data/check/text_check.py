@@ -97,7 +97,7 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
                 *(normalised_findings(table, [fact.normalised for fact in facts]) if near else ()),
                 *_marked(table, facts),
                 *_unusable(table, facts),
-                *_long(table, facts, window),
+                *(_long(table, facts, window) if not source.has_entities else ()),
                 *shift_findings(scripts),
             ]
         ),
