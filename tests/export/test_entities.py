@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -112,7 +113,7 @@ def test_golden_rows_are_replayed(entity_package: Package) -> None:
 
 def test_packages_of_other_windows_are_compared_by_spans(entity_encoder: Path, entity_table: Path, entity_package: Package, tmp_path: Path) -> None:
     """Their rows are others, and their units may be; what both find in a text is not."""
-    settings = {"epochs": 1, "max_length": 16, "device": "cpu", "precision": "fp32"}
+    settings: dict[str, Any] = {"epochs": 1, "max_length": 16, "device": "cpu", "precision": "fp32"}
     run = train_run(tmp_path / "runs", task="token-classification", data=str(entity_table), model=str(entity_encoder), **settings)
     other = export_package(run.folder, out=tmp_path / "packages", quantize="none")
     found = compare_packages(entity_package.folder, other.folder, str(entity_table), Limits(slower=1e6))

@@ -201,5 +201,5 @@ def test_lists_by_name_are_read_as_a_data_set_gives_them(tmp_path: Path) -> None
 def test_split_without_an_entity_is_refused(tmp_path: Path) -> None:
     for name, tags in (("train", "Ada B-PER"), ("validation", "Ada B-PER"), ("test", "Ada O")):
         (tmp_path / f"{name}.conll").write_text(f"{tags}\n{name} O\n")
-    with pytest.raises(DataError, match="test rows of .* hold no entity"):
+    with pytest.raises(DataError, match=r"test rows of .* hold no entity"):
         opened(tmp_path)
