@@ -3,6 +3,11 @@
 The encoder learns from pairs of training rows whether they have one label; then a linear probe is trained on what it gives. Pairs are
 drawn, never listed: setfit lists all n^2 of them and runs out of memory (setfit#628, #472, #547). A pair's loss hangs on no other row of
 its batch, so parts of a batch and several processes take the same steps as one.
+
+The defaults (512 pairs once, at 1e-4) are from the MiniLM on the English topics, 8 rows a class, medians of three seeds: 92.4 % of the
+test rows, where a probe of 40 epochs has 83.7 %, `finetune` as it stands (5 epochs) 87.7 %, and `finetune --epochs 15` 93.8 %. A rate of
+3e-4 is worse by two points on the same pairs, setfit's loss (the mean square of the cosine's error) level. On Chinese reviews, most of
+whose tokens MiniLM does not know, every method stays at chance with so few rows.
 """
 
 from __future__ import annotations
