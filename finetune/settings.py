@@ -309,6 +309,7 @@ class TrainSettings(BaseModel):
             "distill_temperature": (self.teacher is not None, "without --teacher"),
             "unlabelled_ratio": (self.unlabelled is not None, "without --unlabelled"),
             "compile": (on_rows, "for --method linear-probe, which trains one layer"),
+            "patience": (self.method != "few-shot", "for --method few-shot, whose stages keep their last epoch"),
             "shard": (on_rows and self.method != "few-shot", f"for --method {self.method}, which trains one layer at the end"),
             "unlabelled_threshold": (self.unlabelled is not None, "without --unlabelled"),
         }
