@@ -47,8 +47,15 @@ def quantize_dynamically(body: onnx.ModelProto, scheme: Scheme) -> onnx.ModelPro
 
 
 def _as_prepared(body: onnx.ModelProto) -> onnx.ModelProto:
-    """Say in a copy that nothing is left to prepare: ONNX Runtime would warn on the user's screen."""
+    """Say in a copy that nothing is left to prepare: ONNX Runtime would warn on the user's screen.
+
+    Notes on the shapes of weights are left out: ONNX Runtime 1.30 turns a Gemm's weights around and then stumbles over the note.
+    """
     said = onnx.ModelProto()
     said.CopyFrom(body)
+    weights = {tensor.name for tensor in said.graph.initializer}
+    notes = [value for value in said.graph.value_info if value.name not in weights]
+    del said.graph.value_info[:]
+    said.graph.value_info.extend(notes)
     helper.set_model_props(said, {"onnx.quant.pre_process": "onnxruntime.quant"})
     return said

@@ -29,6 +29,7 @@ from export.target import TARGETS, Target
 from finetune.quantisation_aware import Rounded, train_rounded
 from fmx import host, storage
 from fmx.contract import ImageInput, ModelContract
+from fmx.errors import ExportError
 from fmx.evaluation import drop_of
 from fmx.predictor import Predictor
 from fmx.run import Run
@@ -250,7 +251,11 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
 
 def _better_of_dynamic(static: Found, speed: float | None, judge: Judge, graph: FloatGraph, target: Target, max_drop: float) -> Found:
     """Try dynamic int8 beside what the search found, and take it where it holds the budget and the other does not, or is faster."""
-    body = quantize_dynamically(graph.body, target.scheme)
+    try:
+        body = quantize_dynamically(graph.body, target.scheme)
+    except ExportError as error:
+        failed = {"method": "dynamic", "failed": error.message.partition(":")[0]}  # what is behind the colon may hold a path of this machine
+        return replace(static, facts={**static.facts, "trials": [*static.facts["trials"], failed]})
     predictor = judge.opened(body, None)
     drop, own_speed, is_safe = judge.drop(predictor), judge.speed_up(predictor), not dependence_on_batch(predictor, judge.images)
     trial = {"method": "dynamic", "drop": drop, "speed_up": own_speed, "rows_are_independent": is_safe}

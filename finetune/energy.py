@@ -42,7 +42,7 @@ def _number(path: Path) -> int | None:
 
 
 def _gpu_joules() -> float | None:
-    """Not run here: NVML's total energy counter of the visible GPUs, in joules."""
+    """NVML's total energy counter of the visible GPUs, in joules."""
     if not torch.cuda.is_available():
         return None
     try:

@@ -74,8 +74,14 @@ def measure_network(
     return Measured(weights, temperature, probabilities, metrics)
 
 
+def forget_peak(device: torch.device) -> None:
+    """Have `peak_memory_bytes` of a GPU count from now on: several trainings of one process are told apart."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Give the most memory that was held: of the GPU where there is one, else of this process."""
+    """Give the most memory that was held: of the GPU since `forget_peak`, where there is one, else of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

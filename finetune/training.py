@@ -20,7 +20,7 @@ from finetune.energy import EnergyMeter
 from finetune.interruption import interruptible
 from finetune.job import Job, Say, base_key, check_model, continued_run, model_name, open_job
 from finetune.loop import Epoch, Fit, Trainer, freeze_norms, split_order
-from finetune.measurement import measure_network
+from finetune.measurement import forget_peak, measure_network
 from finetune.methods import METHODS
 from finetune.network import Network
 from finetune.objectives import Objective, build_objective
@@ -100,6 +100,7 @@ def _settings_of(folder: Path, options: dict[str, Any]) -> TrainSettings:
 def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], None] | None) -> Run:
     saved = _check_or_write_training(job)
     state = load_state(job.states, job.say)
+    forget_peak(job.device)
     job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stages = METHODS[job.settings.method]
     first = next((i for i, stage in enumerate(stages) if state is not None and stage.name == state.facts["stage"]), 0)

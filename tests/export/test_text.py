@@ -12,7 +12,9 @@ import onnx
 import pytest
 import torch
 
+from export import variants
 from export.calibration import collect_ranges
+from export.dynamic import _as_prepared
 from export.exporter import export_body
 from export.float_graph import open_graph
 from export.graph import serving_graph
@@ -23,7 +25,7 @@ from finetune.network import restore_network
 from fmx.contract import ModelContract, TextInput
 from fmx.data import reopen_source
 from fmx.data.rows import read_splits
-from fmx.errors import PackageError, UsageError
+from fmx.errors import ExportError, PackageError, UsageError
 from fmx.package import Package, load_package
 from fmx.predictor import PackagePredictor
 from fmx.run import Run, task_of
@@ -100,6 +102,28 @@ def test_int8_is_tried_both_ways_and_every_variant_is_replayed(which: str, reque
         PackagePredictor.open(package.folder, variant=name).replay_golden_rows()
     report = json.loads((package.folder / "report.json").read_text())
     assert "dynamic" in json.dumps(report)
+
+
+def test_dynamic_int8_that_cannot_be_made_costs_no_static_one(text_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime that stumbled over dynamic quantisation ended the search, and with `--on-miss fp32` int8 was left out."""
+
+    def stumble(*_: object) -> None:
+        raise ExportError("ONNX Runtime cannot quantise this model: a path of this machine")
+
+    monkeypatch.setattr(variants, "quantize_dynamically", stumble)
+    package = export_package(text_run.folder, out=tmp_path / "packages", quantize="int8", on_miss="fp32", max_drop=50.0)
+    assert any(variant.name.startswith("int8") for variant in package.manifest.variants)
+    trials = [trial for found in json.loads((package.folder / "report.json").read_text())["trials"].values() for trial in found]
+    assert {"method": "dynamic", "failed": "ONNX Runtime cannot quantise this model"} in trials
+    assert "ONNX Runtime cannot quantise this model" in (package.folder / "report.html").read_text()
+
+
+def test_notes_on_the_shapes_of_weights_are_left_out_for_quantisation(text_package: Package) -> None:
+    model = onnx.load(text_package.folder / "model.fp32.onnx")
+    weight = model.graph.initializer[0]
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims)))
+    weights = {tensor.name for tensor in model.graph.initializer}
+    assert not weights & {value.name for value in _as_prepared(model).graph.value_info}
 
 
 def test_tokenizer_of_another_model_is_refused(text_package: Package, tmp_path: Path) -> None:
