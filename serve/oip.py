@@ -2,7 +2,8 @@
 
 One input is taken: of images rows as they are, UINT8 [n, height, width, 3], or encoded, BYTES [n]; of texts BYTES [n], of pairs [n, 2]. Outputs are
 `probabilities` FP32 [n, labels] and `label`, the first label of each row, BYTES [n]; of token classification `entities`, BYTES [n], a list in JSON
-each. Specification: github.com/kserve/open-inference-protocol; the binary form is Triton's extension binary_tensor_data.
+each. A package with an embedding gives `embedding` FP32 [n, width] too, where a request names it. Specification:
+github.com/kserve/open-inference-protocol; the binary form is Triton's extension binary_tensor_data.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ HEADER_LENGTH = "inference-header-content-length"
 HINT = "GET /v2/models/NAME says what the model takes."
 OUTPUTS = ("probabilities", "label")
 OF_ENTITIES = ("entities",)
+EMBEDDING = "embedding"
 MOST_AXES = 8
 MOST_BYTES_A_CHARACTER = 4
 """Of UTF-8."""
@@ -58,14 +60,18 @@ def model_metadata(predictor: PackagePredictor, execution: str) -> dict[str, Any
         "versions": [manifest.version],
         "platform": "onnxruntime_onnx",
         "inputs": [_input_metadata(predictor.task)],
-        "outputs": [
-            {"name": name, "datatype": "FP32", "shape": [-1, len(manifest.labels)]}
-            if name == "probabilities"
-            else {"name": name, "datatype": "BYTES", "shape": [-1]}
-            for name in outputs_of(type(predictor.task))
-        ],
+        "outputs": [_output_metadata(name, predictor) for name in _outputs_there(predictor)],
         "parameters": {**own, **({"encoded_images": "BYTES [-1] is taken too"} if predictor.task.noun == "image" else {})},
     }
+
+
+def _output_metadata(name: str, predictor: PackagePredictor) -> dict[str, Any]:
+    widths = {"probabilities": len(predictor.contract.labels), EMBEDDING: predictor.contract.embedding.width if predictor.contract.embedding else 0}
+    return {"name": name, "datatype": "FP32", "shape": [-1, widths[name]]} if name in widths else {"name": name, "datatype": "BYTES", "shape": [-1]}
+
+
+def _outputs_there(predictor: PackagePredictor) -> tuple[str, ...]:
+    return (*outputs_of(type(predictor.task)), *((EMBEDDING,) if predictor.contract.embedding is not None else ()))
 
 
 def _input_metadata(task: Task) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def _input_metadata(task: Task) -> dict[str, Any]:
 
 
 def outputs_of(task: type[Task]) -> tuple[str, ...]:
-    """Name the outputs of a task's models."""
+    """Name the outputs of a task's models, which are given where none is asked for."""
     return OUTPUTS if task.has_labels else OF_ENTITIES
 
 
@@ -117,11 +123,11 @@ def read_infer(body: bytes, headers: Mapping[str, str], predictor: PackagePredic
     given = content.get("id")
     if not isinstance(given, str | None):
         raise InputError("id is no text.", hint=HINT)
-    return InferRequest(given or "", inputs, _wanted_outputs(content, outputs_of(type(predictor.task))))
+    return InferRequest(given or "", inputs, _wanted_outputs(content, predictor))
 
 
 def write_infer(
-    request: InferRequest, predictor: PackagePredictor, predictions: list[dict[str, Any]], probabilities: np.ndarray
+    request: InferRequest, predictor: PackagePredictor, predictions: list[dict[str, Any]], probabilities: np.ndarray, embeddings: np.ndarray
 ) -> tuple[bytes, dict[str, str]]:
     """Write an answer: the body, and its headers.
 
@@ -130,10 +136,11 @@ def write_infer(
         predictor: who answered.
         predictions: of each input.
         probabilities: float32 [n, labels], where they are an output.
+        embeddings: float32 [n, width], where they are one.
     """
     outputs, binary = [], []
     for name, in_binary in request.outputs.items():
-        tensor, raw = _output(name, in_binary, predictions, probabilities)
+        tensor, raw = _output(name, in_binary, predictions, {"probabilities": probabilities, EMBEDDING: embeddings})
         outputs.append(tensor)
         binary.append(raw)
     content: dict[str, Any] = {"model_name": predictor.package.name, "model_version": predictor.package.manifest.version, "outputs": outputs}
@@ -236,21 +243,23 @@ def _rows(raw: bytes | None, tensor: dict[str, Any], shape: list[int]) -> np.nda
     return values.astype(np.uint8).reshape(shape)
 
 
-def _wanted_outputs(content: dict[str, Any], names: tuple[str, ...]) -> dict[str, bool]:
+def _wanted_outputs(content: dict[str, Any], predictor: PackagePredictor) -> dict[str, bool]:
+    names = _outputs_there(predictor)
     all_binary = _parameters(content).get("binary_data_output") is True
     asked = content.get("outputs")
     if asked is None or asked == []:
-        return dict.fromkeys(names, all_binary)
+        return dict.fromkeys(outputs_of(type(predictor.task)), all_binary)
     if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in names for item in asked):
         raise ShapeError(f"Outputs are {' and '.join(names)}.", hint=HINT)
     return {item["name"]: _parameters(item).get("binary_data", all_binary) is True for item in asked}
 
 
-def _output(name: str, in_binary: bool, predictions: list[dict[str, Any]], probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
-    if name == "probabilities":
-        tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
-        values: list[Any] = [] if in_binary else probabilities.reshape(-1).tolist()
-        raw = np.ascontiguousarray(probabilities, np.float32).tobytes() if in_binary else b""
+def _output(name: str, in_binary: bool, predictions: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], bytes]:
+    if name in arrays:
+        numbers = arrays[name]
+        tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(numbers.shape)}
+        values: list[Any] = [] if in_binary else numbers.reshape(-1).tolist()
+        raw = np.ascontiguousarray(numbers, np.float32).tobytes() if in_binary else b""
     else:
         labels = [told["labels"][0]["label"] if name == "label" else orjson.dumps(told[name]).decode() for told in predictions]
         tensor, values = {"name": name, "datatype": "BYTES", "shape": [len(labels)]}, [] if in_binary else labels

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from fmx.tasks import TASKS, Task
 from serve.inputs import MOST_LABELS, Direction
-from serve.oip import MOST_AXES, outputs_of
+from serve.oip import EMBEDDING, MOST_AXES, outputs_of
 from serve.settings import ServeSettings
 
 Schema = dict[str, Any]
@@ -106,7 +106,7 @@ def _operation_of_the_service() -> dict[str, Schema]:
 def _protocol(most: int, task: str) -> dict[str, Schema]:
     """Give the Open Inference Protocol's, which is open by design: what it does not name is passed over."""
     sizes = _array(COUNT, minItems=1, maxItems=MOST_AXES, prefixItems=[{"type": "integer", "minimum": 1, "maximum": most}])
-    output_names: Schema = {"enum": list(outputs_of(TASKS[task]))}
+    output_names: Schema = {"enum": [*outputs_of(TASKS[task]), *([] if TASKS[task].noun == "image" else [EMBEDDING])]}
     parameters: Schema = {"type": ["object", "null"]}
     wanted = _object({"name": output_names, "parameters": parameters}, "parameters", additionalProperties=True)
     request: dict[str, Schema] = {

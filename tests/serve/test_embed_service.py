@@ -15,6 +15,7 @@ from fmx.package import Package
 from fmx.predictor import PackagePredictor
 from tests.serve.test_openapi import assert_service_is_as_described
 from tests.serve.test_service import Service, error_of, running
+from tests.serve.test_text_service import infer, tensor
 from tests.texts import make_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's shell and its libraries
@@ -45,6 +46,20 @@ def test_texts_are_embedded_in_their_order(service: Service, embedding_package: 
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
     for one in (ask(service, {"text": TEXTS[0]}), ask(service, TEXTS[0].encode(), "text/plain")):
         assert np.abs(np.array(one.json()["predictions"][0]["embedding"]) - expected[0]).max() < 1e-5
+
+
+def test_protocol_gives_embeddings_where_they_are_named(service: Service, embedding_package: Package) -> None:
+    name, texts = embedding_package.name, TEXTS[:3]
+    model = service.request("GET", f"/v2/models/{name}", key=service.key).json()
+    assert model["outputs"][-1] == {"name": "embedding", "datatype": "FP32", "shape": [-1, 32]}
+    plain = infer(service, name, tensor([3], texts), b"").json()["outputs"]
+    assert [output["name"] for output in plain] == ["probabilities", "label"]
+    asked = infer(service, name, {**tensor([3], texts), "outputs": [{"name": "embedding"}, {"name": "label"}]}, b"")
+    assert asked.status_code == 200, asked.text
+    embedding, label = asked.json()["outputs"]
+    assert (embedding["shape"], label["name"]) == ([3, 32], "label")
+    expected = PackagePredictor.open(embedding_package.folder).embed([text.encode() for text in texts])
+    assert np.abs(np.reshape(embedding["data"], (3, 32)) - expected).max() < 1e-5
 
 
 def test_predictions_are_as_ever_beside_it(service: Service, embedding_package: Package) -> None:

@@ -114,7 +114,10 @@ def test_no_text_makes_a_5xx(service: Service, texts: list[str], body: bytes) ->
 def test_protocol_gives_the_entities_in_json(service: Service, predictor: PackagePredictor) -> None:
     name = predictor.package.name
     model = service.request("GET", f"/v2/models/{name}", key=service.key).json()
-    assert model["outputs"] == [{"name": "entities", "datatype": "BYTES", "shape": [-1]}]
+    assert model["outputs"] == [
+        {"name": "entities", "datatype": "BYTES", "shape": [-1]},
+        {"name": "embedding", "datatype": "FP32", "shape": [-1, 32]},
+    ]
     texts = [TEXTS[0], ODD[-1]]
     answer = infer(service, name, tensor([2], texts), b"")
     assert answer.status_code == 200, answer.text
