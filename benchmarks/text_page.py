@@ -24,7 +24,12 @@ def text_section(results: dict[str, Any]) -> list[str]:
         if name in results:
             at = results["measured"][name]
             vnni = "with" if at["machine"]["vnni"] else "without"
-            lines += ["", f"{at['date'][:10]}, {at['machine']['cpu']}, {at['machine']['cpus']} cores, {vnni} VNNI:", "", *section(results[name])]
+            lines += [
+                "",
+                f"{at['date'][:10]}, {at['machine']['cpu']}, {at['machine']['cpus']} cores, {vnni} VNNI:",
+                "",
+                *"\n".join(section(results[name])).strip("\n").split("\n"),
+            ]
     return lines
 
 
@@ -96,5 +101,5 @@ def _service(found: dict[str, Any]) -> list[str]:
         agreement = f"{100 * statistics.median(turn['agreement'] for turn in turns):.1f} %"
         medians = {key: [statistics.median(turn[key][what] for turn in turns) for what in ("rate", "median_ms")] for key in ("1", "4", "16")}
         rows.append([name, agreement, *(f"{rate:.0f}/s, {ms:.1f} ms, {rate / limit:.2f}" for rate, ms in medians.values())])
-    heads = [f"{callers} callers: texts, median, share of in process" for callers in ("1", "4", "16")]
+    heads = [f"{callers}: texts, median, share of in process" for callers in ("one caller", "4 callers", "16 callers")]
     return lines + table(["side", "first label as fp32", *heads], rows)
