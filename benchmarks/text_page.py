@@ -44,7 +44,7 @@ def _entities(found: dict[str, Any]) -> list[str]:
         "",
     ]
     lines += table(["whole entities", "F1", "precision", "recall", "training"], rows)
-    said = "; ".join(f"{name} {100 * one['entity_f1']:.2f} % ({one['why'].rstrip('.')})" for name, one in found["variants"].items())
+    said = "; ".join(f"{name} {100 * one['f1']:.2f} % ({one['why'].rstrip('.')})" for name, one in found["variants"].items())
     return [*lines, "", f"Exported: {said}."]
 
 

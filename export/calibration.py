@@ -42,13 +42,13 @@ Ranges = dict[str, tuple[float, float]]
 def choose_rows(rows: Rows, count: int, seed: int) -> np.ndarray:
     """Choose `count` rows, the classes in turn (so each has its equal part while it lasts), as a function of the seed.
 
-    Of texts with entities, those that have some and those that have none are the classes.
+    Of texts with entities, or with several labels, those that have some and those that have none are the classes.
 
     Returns:
         int64 [min(count, n)], sorted indices.
     """
     random = np.random.default_rng(seed)
-    labels = rows.labels if not rows.has_tags else (rows.labels > 0).any(axis=1)
+    labels = rows.labels if not rows.has_units else (rows.labels > 0).any(axis=1)
     classes = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     longest = max(len(index) for index in classes)
     dealt = [int(index[turn]) for turn in range(longest) for index in classes if turn < len(index)]

@@ -16,7 +16,7 @@ import torch
 
 from export.graph import BATCH, LOGITS, SEQUENCE, input_of, strip_metadata
 from finetune.network import Network
-from finetune.text_models import EmbeddingBody, TextBody, TokenBody
+from finetune.text_models import EmbeddingBody, LabelsBody, ScoresBody, TextBody, TokenBody
 from fmx.contract import ImageInput, Input
 from fmx.errors import ExportError, first_line
 
@@ -45,7 +45,11 @@ def export_body(network: Network, spec: Input, opset: int, exporter: Exporter = 
         ExportError: torch cannot export the model, wrote another opset than asked, or lost the dynamic batch.
     """
     body = network.body.cpu().eval().to(memory_format=torch.contiguous_format)
-    exported: torch.nn.Module = EmbeddingBody(body).eval() if embedding is not None and isinstance(body, TextBody) else body
+    exported: torch.nn.Module = body
+    if embedding is not None and isinstance(body, TextBody):
+        exported = EmbeddingBody(body).eval()
+    elif isinstance(body, LabelsBody):
+        exported = ScoresBody(body).eval()
     outputs = [LOGITS, *([embedding] if embedding is not None else [])]
     axes = {0: BATCH} if isinstance(spec, ImageInput) else {0: BATCH, 1: SEQUENCE}
     answered = {name: axes if name == LOGITS and isinstance(body, TokenBody) else {0: BATCH} for name in outputs}

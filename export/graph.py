@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fmx.contract import ImageInput, Input, ModelContract, TagsOutput
+from fmx.contract import ImageInput, Input, ModelContract, SeveralOutput, TagsOutput
 from fmx.errors import ExportError, first_line
 from fmx.tasks import TextClassification
 
@@ -73,6 +73,8 @@ def serving_graph(body: onnx.ModelProto, contract: ModelContract, contract_diges
     else:
         rows = helper.make_tensor_value_info(TextClassification.input_name, TensorProto.INT64, [BATCH, SEQUENCE])
     after = [helper.make_node("Softmax", [LOGITS], [contract.output.name], "probabilities_of_logits", axis=-1)]
+    if isinstance(contract.output, SeveralOutput):
+        after = [helper.make_node("Sigmoid", [LOGITS], [contract.output.name], "probabilities_of_logits")]
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)

@@ -5,7 +5,7 @@ Everything is measured through `fmx.predictor.Predictor`, the object that serves
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from fmx.contract import Comparison, Interval, Latency, Parity, TextInput
 from fmx.data.rows import Rows
 from fmx.entities import f1_of
 from fmx.errors import ExportError, first_line
-from fmx.evaluation import counts_of_entities, drop_of
+from fmx.evaluation import counts_of, drop_of
 from fmx.host import usable_cpus
 from fmx.predictor import Predictor
 from fmx.progress import progress
@@ -49,8 +49,10 @@ class Measured:
     probabilities: np.ndarray
     recalls: tuple[float, ...]
     """Of each class; 0 where it has no rows."""
-    entity_f1: float | None = None
-    """Of tokens, whose drop is in points of it."""
+    judged: str = "accuracy"
+    """What the drop is in points of."""
+    f1: float | None = None
+    """Of entities or of several labels, whose drop is in points of it."""
 
 
 def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> None:
@@ -112,8 +114,30 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     )
     table = statistics.class_table(statistics.confusion_matrix(said, labels, len(classes)), classes)
     recalls = tuple(float(row["recall"]) for row in table)
-    entity_f1 = round(f1_of(counts_of_entities(said, rows, classes)), 6) if rows.has_tags else None
-    return Measured(accuracy_of(answers, labels), round(drop, 4), parity, comparison, probabilities, recalls, entity_f1)
+    if rows.has_several:
+        return _of_several(
+            Measured(_wholly_right(said, rows), round(drop, 4), parity, comparison, probabilities, recalls), said, reference, rows, classes
+        )
+    f1 = round(f1_of(counts_of(said, rows, classes)), 6) if rows.has_tags else None
+    return Measured(accuracy_of(answers, labels), round(drop, 4), parity, comparison, probabilities, recalls, rows.judged, f1)
+
+
+def _wholly_right(said: np.ndarray, rows: Rows) -> Interval:
+    """Count the rows of which all labels are right, of int [n * labels], 1 where one is said."""
+    right = (said.reshape(rows.labels.shape) == rows.labels).all(axis=1)
+    return statistics.wilson_interval(int(right.sum()), len(rows))
+
+
+def _of_several(measured: Measured, said: np.ndarray, reference: np.ndarray, rows: Rows, classes: tuple[str, ...]) -> Measured:
+    """Say of labels what was said of the decisions on them: which loses most recall, and each one's recall."""
+    counts, before = (counts_of(answers, rows, classes).sum(axis=0) for answers in (said, reference))  # [labels, 3]
+    there = np.maximum(1, counts[:, 2])
+    lost = 100.0 * (before[:, 0] - counts[:, 0]) / there
+    worst = int(lost.argmax())
+    own = {"worst_class": classes[worst], "worst_class_drop": round(float(lost[worst]), 4), "worst_class_rows": int(counts[worst, 2])}
+    comparison = measured.comparison.model_copy(update=own)
+    recalls = tuple(float(recall) for recall in counts[:, 0] / there)
+    return replace(measured, comparison=comparison, recalls=recalls, judged=rows.judged, f1=round(f1_of(counts), 6))
 
 
 def embedding_cosine(embeddings: np.ndarray, eager: np.ndarray) -> float:

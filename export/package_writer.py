@@ -130,7 +130,7 @@ def _write_variant(folder: Path, candidate: Candidate) -> Variant:
         comparison=candidate.measured.comparison,
         embedding_cosine=candidate.embedding_cosine,
         accuracy=candidate.measured.accuracy,
-        entity_f1=candidate.measured.entity_f1,
+        f1=candidate.measured.f1,
         drop=candidate.measured.drop,
         parity=candidate.measured.parity,
         latency=candidate.latency,

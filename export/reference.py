@@ -20,7 +20,7 @@ def reference_statistics(task: Task, rows: Rows, probabilities: np.ndarray, embe
     Args:
         task: of the model.
         rows: of the test split.
-        probabilities: of the variant that is served, float [n, classes], of tokens [n, max_length, classes].
+        probabilities: of the variant that is served, float [n, classes], of tokens [n, max_length, classes], of several labels [n, labels, 2].
         embeddings: of the same variant, float32 [n, width], where it gives any.
 
     Returns:
@@ -30,7 +30,9 @@ def reference_statistics(task: Task, rows: Rows, probabilities: np.ndarray, embe
     if embeddings is not None:
         centre = centre_of(embeddings)
         facts_of_rows = {**facts_of_rows, "embedding_distance": distances_from(centre, embeddings)}
-    if rows.has_tags:
+    if rows.has_several:
+        probabilities = probabilities[..., 1] / np.maximum(1e-12, probabilities[..., 1].sum(axis=1, keepdims=True))
+    elif rows.has_tags:
         probabilities = np.stack([summary_of(said[tags != IGNORED]) for said, tags in zip(probabilities, rows.labels, strict=True)])
     chunks = []
     for start in range(0, len(rows), CHUNK):

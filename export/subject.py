@@ -12,12 +12,13 @@ from finetune.device import choose_device
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
 from finetune.text_models import TextBody
-from fmx.contract import ClassesOutput, EmbeddingOutput, ModelContract, TagsOutput
+from fmx.contract import ClassesOutput, EmbeddingOutput, ModelContract, Output, SeveralOutput, TagsOutput
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError
 from fmx.run import Run, task_of
-from fmx.tasks import Task, TokenClassification
+from fmx.task_names import LABELS, TOKENS
+from fmx.tasks import Task
 
 Say = Callable[[str], None]
 
@@ -45,6 +46,7 @@ def key_of_run(run: Run) -> Key:
         "network",
         weights=run.info.weights_sha256,
         temperature=run.info.temperature,
+        **({"thresholds": run.info.thresholds} if run.info.thresholds else {}),
         input=run.info.input.model_dump(mode="json"),
         files=run.info.files,
     )
@@ -75,7 +77,8 @@ def open_subject(run: Run, stages: Stages, say: Say, *, embedding: bool = False)
     network = restore_network(run)
     eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
-    output = TagsOutput() if isinstance(task, TokenClassification) else ClassesOutput()
+    outputs: dict[str, Output] = {TOKENS: TagsOutput(), LABELS: SeveralOutput()}
+    output = outputs.get(task.name, ClassesOutput())
     contract = ModelContract(
         task=info.task, labels=info.labels, input=info.input, output=output, embedding=_embedding_of(network) if embedding else None
     )

@@ -66,11 +66,11 @@ def judge_reference(measured: Measured, latency: tuple[Latency, ...], size_bytes
 
 
 def _what(measured: Measured) -> str:
-    return "accuracy" if measured.entity_f1 is None else "the entities' F1"
+    return measured.judged
 
 
 def _units(measured: Measured) -> str:
-    return "rows" if measured.entity_f1 is None else "units of texts"
+    return "units of texts" if measured.judged == "the entities' F1" else "rows"
 
 
 def _too_inaccurate(measured: Measured, settings: ExportSettings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import numpy as np
 from fmx.data.rows import Rows
 from fmx.entities import IGNORED, f1_of
 from fmx.errors import missing_extra
-from fmx.evaluation import counts_of_entities
+from fmx.evaluation import counts_of
 from fmx.pairs import texts_of
 from fmx.ranking import ranking_of
-from fmx.statistics import accuracy_of, wilson_interval
+from fmx.statistics import accuracy_of, best_thresholds, wilson_interval
 from fmx.tasks import TokenClassification
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -73,12 +74,44 @@ def compare_entities(
     test = rows["test"]
     answers = {"majority": np.zeros(len(test.targets), np.int64), "tfidf": _tfidf_tags(rows, task)}
     found = {name: wilson_interval(int((said == test.targets).sum()), len(said)) for name, said in answers.items()}
-    scores = {name: f1_of(counts_of_entities(said, test, labels)) for name, said in answers.items()}
+    scores = {name: f1_of(counts_of(said, test, labels)) for name, said in answers.items()}
     reached = metrics["entities"]["f1"]
     if reached <= scores["tfidf"]:
         against = f"F1 of entities {100 * reached:.2f} % against {100 * scores['tfidf']:.2f} % on the test rows"
         say(f"This training did not beat TF-IDF with logistic regression: {against}.")
     return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "entity_baselines": scores}
+
+
+def compare_labels(rows: dict[str, Rows], labels: tuple[str, ...], metrics: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Do as `compare_with_baselines` does for several labels: the most frequent set of labels, and TF-IDF with a logistic regression a label.
+
+    Returns:
+        `baselines`, shares of rows wholly right by `majority` and `tfidf`, and `label_baselines`, F1 over all labels of the same.
+    """
+    test = rows["test"]
+    sets, counts = np.unique(rows["train"].labels, axis=0, return_counts=True)
+    answers = {"majority": np.tile(sets[counts.argmax()], (len(test), 1)), "tfidf": _tfidf_labels(rows, len(labels))}
+    found = {name: wilson_interval(int((said == test.labels).all(axis=1).sum()), len(test)) for name, said in answers.items()}
+    scores = {name: f1_of(counts_of(said.reshape(-1), test, labels)) for name, said in answers.items()}
+    reached = metrics["labels"]["f1"]
+    if reached <= scores["tfidf"]:
+        against = f"F1 of the labels {100 * reached:.2f} % against {100 * scores['tfidf']:.2f} % on the test rows"
+        say(f"This training did not beat TF-IDF with logistic regression: {against}.")
+    return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "label_baselines": scores}
+
+
+def _tfidf_labels(rows: dict[str, Rows], labels: int) -> np.ndarray:
+    """Answer each label by itself, at the threshold that serves validation rows best: int64 [n, labels]."""
+    validation, test = rows["validation"], rows["test"]
+    held_out, answers = np.zeros((len(validation), labels)), np.zeros((len(test), labels))
+    for label in range(labels):
+        one = {name: replace(part, labels=part.labels[:, label], has_several=False) for name, part in rows.items()}
+        if len(np.unique(one["train"].labels)) < 2:
+            held_out[:, label] = answers[:, label] = one["train"].labels[0]
+            continue
+        held_out[:, label] = tfidf_probabilities(one["train"], one["validation"], one["validation"], 2)[:, 1]
+        answers[:, label] = tfidf_probabilities(one["train"], one["validation"], one["test"], 2)[:, 1]
+    return (answers >= np.array(best_thresholds(held_out, validation.labels))).astype(np.int64)
 
 
 def count_inexact(task: TokenClassification, test: Rows, say: Callable[[str], None]) -> int:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from finetune.network import Network, restore_network
-from finetune.text_models import EmbeddingBody, TextBody
+from finetune.text_models import EmbeddingBody, TextBody, TokenBody
+from fmx.contract import TextInput
 from fmx.data import GUESSED, Columns, columns_with, split_of
 from fmx.data.rows import Rows
 from fmx.errors import ModelError
@@ -42,7 +43,9 @@ def _in_batches(network: Network, run: Callable[[Tensor], Tensor], rows: Rows, d
         for start in range(0, len(rows), batch_size):
             batch = torch.from_numpy(rows.values[order[start : start + batch_size]]).to(device)
             found = run(batch).float().cpu().numpy()
-            answers.append(spread_answers(found, batch.cpu().numpy(), network.spec.pad_id) if found.ndim == 3 else found)  # type: ignore[union-attr]
+            if isinstance(network.body, TokenBody) and isinstance(network.spec, TextInput) and found.ndim == 3:
+                found = spread_answers(found, batch.cpu().numpy(), network.spec.pad_id)
+            answers.append(found)
             advance(len(batch))
     return np.asarray(np.concatenate(answers)[np.argsort(order)])
 

@@ -20,7 +20,7 @@ AUXILIARY_HEADS = ("AuxLogits", "aux1", "aux2")
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer: its place in the model, the layer, and what the model does after it (`tail`, SqueezeNet only)."""
+    """The last layer: its place in the model, the layer, and what the model does after it (`tail`: SqueezeNet's pooling, pairs of several labels)."""
 
     path: str
     layer: nn.Linear | nn.Conv2d
@@ -42,7 +42,8 @@ def find_head(model: nn.Module) -> Head:
             layers = [(name, layer) for name, layer in holder.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
             if layers:
                 name, layer = layers[-1]
-                return Head(f"{attribute}.{name}" if name else attribute, layer, _pool_map if isinstance(layer, nn.Conv2d) else _keep)
+                tail = _pool_map if isinstance(layer, nn.Conv2d) else getattr(model, "after_head", _keep)
+                return Head(f"{attribute}.{name}" if name else attribute, layer, tail)
     raise ModelError(f"{type(model).__name__} has no known head.", hint=f"Its last layer must be under one of: {', '.join(HEAD_ATTRIBUTES)}.")
 
 

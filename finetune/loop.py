@@ -26,7 +26,7 @@ from finetune.optimisation import build_optimiser, rate_factor
 from finetune.plan import Plan
 from finetune.settings import TrainSettings
 from finetune.speed import autocast, is_out_of_memory
-from finetune.tasks.token_classification import answered, counted_entities
+from finetune.tasks.units import answered
 from finetune.world import World
 from fmx.entities import f1_of
 from fmx.errors import ModelError
@@ -53,7 +53,7 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
-    """Of tokens, the F1 of entities"""
+    """Of entities and of several labels their F1"""
     classes_answered: int
     """How many classes the validation rows were said to be."""
     learning_rate: float
@@ -106,7 +106,7 @@ class Judged:
 
     loss: float
     accuracy: float
-    """Of tokens, the F1 of entities: most units are of none, and one that is right of them all finds nothing."""
+    """Of entities and of several labels their F1: most units and labels are none, and who says none of them all is right of most."""
     classes_answered: int
 
 
@@ -401,23 +401,23 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
     device = next(module.parameters()).device
     classes = plan.targets.classes if plan.targets else int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
     loss, correct, asked, answers = 0.0, 0, 0, torch.zeros(classes)
-    entities = np.zeros(3)
+    found = np.zeros(3)
     order = torch.arange(len(plan.validation_labels)) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
         inputs = plan.batch(plan.validation_inputs[index], None)
         with autocast(precision, device):
             logits = module(inputs).float()
         wanted = plan.targets.of(inputs) if plan.targets else plan.validation_labels[index].to(device)
-        if plan.tags:
-            entities += counted_entities(logits, wanted, plan.tags)
+        if plan.counted is not None:
+            found += plan.counted(logits, wanted)
         logits, wanted = answered(logits, wanted)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         said = logits.argmax(dim=1)
         correct += int((said == wanted).sum())
         asked += len(wanted)
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
-    loss, right, count, *rest = world.sums([loss, correct, asked, *entities.tolist(), *answers.tolist()])
-    accuracy = f1_of(np.array(rest[:3])) if plan.tags else right / count
+    loss, right, count, *rest = world.sums([loss, correct, asked, *found.tolist(), *answers.tolist()])
+    accuracy = f1_of(np.array(rest[:3])) if plan.counted is not None else right / count
     return Judged(loss / count, accuracy, sum(times > 0 for times in rest[3:]))
 
 

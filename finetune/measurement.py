@@ -33,6 +33,8 @@ class Measured:
     probabilities: np.ndarray
     """float64 [n, classes], of tokens [n, max_length, classes], of the test rows, calibrated"""
     metrics: dict[str, Any]
+    thresholds: tuple[float, ...] = ()
+    """Of several labels: from where on each is said, before the head is shifted so that it is 0.5"""
 
 
 def measure_network(
@@ -59,9 +61,16 @@ def measure_network(
     weights = {key: value.detach().cpu().clone() for key, value in network.body.state_dict().items()}
     test = rows["test"]
     logits = answers(test)
-    temperature = statistics.fit_temperature(rows["validation"].picked(answers(rows["validation"])), rows["validation"].targets)
+    validation = rows["validation"]
+    held_out = answers(validation)
+    temperature = statistics.fit_temperature(validation.picked(held_out), validation.targets)
     apply_temperature(network, temperature)
     probabilities = statistics.softmax(logits / temperature)
+    thresholds: tuple[float, ...] = ()
+    if test.has_several:
+        thresholds = statistics.best_thresholds(statistics.softmax(held_out / temperature)[..., 1], validation.labels)
+        said = statistics.shifted(probabilities[..., 1], thresholds)
+        probabilities = np.stack([1 - said, said], axis=2)
     metrics = {
         **measures_of(probabilities, test, labels),
         "uncalibrated_error": statistics.calibration_error(statistics.softmax(test.picked(logits)), test.targets),
@@ -71,7 +80,7 @@ def measure_network(
         labelled = robust_answers(network, test, settings.adversarial_eps, spec, device, settings.seed)
         share = statistics.wilson_interval(int((labelled == test.labels).sum()), len(test))
         metrics["robust_accuracy"] = {**share.model_dump(), "attack": f"PGD, {MEASURED_STEPS} steps, eps {settings.adversarial_eps:g}/255"}
-    return Measured(weights, temperature, probabilities, metrics)
+    return Measured(weights, temperature, probabilities, metrics, thresholds)
 
 
 def forget_peak(device: torch.device) -> None:

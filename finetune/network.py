@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -134,6 +135,7 @@ def restore_network(run: Run, *, calibrated: bool = True) -> Network:
     network = Network(body, info.input).eval()
     if calibrated:
         apply_temperature(network, info.temperature)
+        apply_thresholds(network, info.thresholds)
     return network
 
 
@@ -163,6 +165,15 @@ def _load(module: nn.Module, run: Run) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"{run.weights.name} does not fit {run.info.model} as built here: {error}", hint="Train again with: fmx train") from error
+
+
+@torch.no_grad()
+def apply_thresholds(network: Network, thresholds: Sequence[float]) -> None:
+    """Shift the head so that a label whose probability was its threshold gets 0.5: no graph needs a node for it, and no caller a table."""
+    if len(thresholds):
+        layer = network.head.layer
+        assert layer.bias is not None  # of texts, whose heads have one
+        layer.bias.sub_(torch.logit(torch.tensor(thresholds, device=layer.bias.device, dtype=layer.bias.dtype)))
 
 
 @torch.no_grad()

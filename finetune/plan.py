@@ -56,8 +56,8 @@ class Plan:
     """Of training and validation inputs, int64 [n] each, where they have different ones: those of about one length share a batch."""
     keeps_last: bool = False
     """Whether the last epoch is kept, whatever the validation rows say."""
-    tags: tuple[str, ...] = ()
-    """Of tokens, the labels: epochs are then judged by the F1 of entities."""
+    counted: Callable[[Tensor, Tensor], np.ndarray] | None = None
+    """Counts of logits and labels what is rightly found, found and there, float64 [3]: epochs are then judged by F1."""
     targets: Targets | None = None
     """None: the labels."""
     finish: Callable[[], None] = _nothing

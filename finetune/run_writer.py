@@ -45,6 +45,7 @@ def write_run(
         metrics=measured.metrics,
         accuracy=measured.metrics["accuracy"],
         temperature=measured.temperature,
+        thresholds=measured.thresholds,
         best_epoch=fits[-1].best.epoch if fits else 0,
         epochs=len(fits[-1].epochs) if fits else 0,
         weights_sha256=storage.sha256_file(folder / WEIGHTS_FILE),
@@ -62,8 +63,8 @@ def _report(info: RunInfo, epochs: list[Epoch], probabilities: np.ndarray, test:
     return render(
         "run.html.j2",
         info=info,
-        curves=_curves(epochs, info.metrics.get("range_test"), "F1 of entities" if test.has_tags else "accuracy"),
-        confusion_chart=charts.matrix(info.metrics["confusion"], info.labels),
+        curves=_curves(epochs, info.metrics.get("range_test"), test.judged.removeprefix("the ")),
+        confusion_chart=charts.matrix(info.metrics["confusion"], tuple(info.metrics.get("confusion_names", info.labels))),
         waiting=sum(epoch.waiting * epoch.seconds for epoch in epochs) / max(1e-9, sum(epoch.seconds for epoch in epochs)),
         **galleries(info.labels, probabilities, test),
     )

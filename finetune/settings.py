@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmx.settings import check
-from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TEXTS, TOKENS, TaskName
+from fmx.task_names import IMAGES, LABELS, PAIRS, READ_TEXTS, TEXTS, TOKENS, TaskName
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
@@ -62,6 +62,7 @@ TEXTS_ONLY = ("max_length", "text_column", "label_column", "extend_vocab", "toke
 PAIRS_ONLY = ("pair_column", "query_column")
 _WANTED_DATA = {
     TEXTS: "a table with a text and a label column",
+    LABELS: "a table with a text and a column of labels",
     PAIRS: "a table with two text columns and a label column",
     TOKENS: "in CoNLL's format, or rows of a text and its entities",
 }
@@ -218,6 +219,19 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _read_multi_label(cls, values: Any) -> Any:
+        """Take `multi_label` for the task that it makes of `text-classification`."""
+        if not isinstance(values, dict) or "multi_label" not in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != "multi_label"}
+        if not values["multi_label"]:
+            return rest
+        if rest.get("task") not in (TEXTS, LABELS):
+            raise ValueError(f"--multi-label is for --task {TEXTS}")
+        return {**rest, "task": LABELS}
+
+    @model_validator(mode="before")
+    @classmethod
     def _fill_by_task(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("task") not in READ_TEXTS:
             return values
@@ -253,10 +267,12 @@ class TrainSettings(BaseModel):
             raise ValueError("; ".join(unused))
         if self.task in READ_TEXTS and self.data == "digits":
             raise ValueError(f"--task {self.task} needs texts: --data FILE, {_WANTED_DATA[self.task]}")
+        if self.task == LABELS and self.method == "few-shot":
+            raise ValueError("--method few-shot learns from pairs of one label and of two, and a text of several has no one label; use lp-ft")
         if self.task == TOKENS and self.method in ("linear-probe", "lp-ft", "few-shot"):
             raise ValueError(f"--method {self.method} learns from one vector a text; for {TOKENS} use finetune, lora, norm-bias, ia3 or adapter")
-        if self.task == TOKENS and self.balance != "none":
-            raise ValueError(f"--balance is for rows of one class, and a text of {TOKENS} has many tags")
+        if self.task in (TOKENS, LABELS) and self.balance != "none":
+            raise ValueError(f"--balance is for rows of one class, and a text of {self.task} has several")
         if self.adversarial == ("fgsm" if self.task in READ_TEXTS else "fgm"):
             of_texts = self.task in READ_TEXTS
             raise ValueError(f"--adversarial {self.adversarial} is for {'images, fgm for texts' if of_texts else 'texts, fgsm for images'}")

@@ -24,7 +24,7 @@ from finetune.vocabulary import unknown_share, unknown_words, widen
 from fmx import storage
 from fmx.contract import TextInput
 from fmx.errors import FmxError, ModelError, UsageError, first_line, missing_extra
-from fmx.task_names import PAIRS, TEXTS, TOKENS
+from fmx.task_names import LABELS, PAIRS, TEXTS, TOKENS
 from fmx.texts import STEP, TOKENIZER_FILE, tokenizer_of
 
 SHARE_TEXTS = 2000
@@ -53,6 +53,10 @@ class TextBody(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Encode and classify."""
         return self.classify(self.mean(ids))
+
+    def scores(self, hidden: Tensor, mean: Tensor) -> Tensor:
+        """Give a graph's logits, from what is encoded, float32 [n, length, width], and its mean, float32 [n, width]."""
+        return self.classify(mean)
 
     def classify(self, vectors: Tensor) -> Tensor:
         """Give logits float32 [..., classes] for vectors [..., width]."""
@@ -83,6 +87,40 @@ class TokenBody(TextBody):
         """Encode and classify every token."""
         return self.classify(self.hidden(ids))
 
+    def scores(self, hidden: Tensor, mean: Tensor) -> Tensor:
+        """Give those of every token."""
+        return self.classify(hidden)
+
+
+def paired(logits: Tensor) -> Tensor:
+    """Put a 0 before every logit: [..., labels] to [..., labels, 2]."""
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1)
+
+
+class LabelsBody(TextBody):
+    """Token ids int64 [n, length] to logits float32 [n, labels, 2]: of each label that it is not said, 0, and that it is.
+
+    The softmax over the two is the sigmoid of the second, so that the loss, calibration and measures of classes serve every label by itself.
+    """
+
+    after_head = staticmethod(paired)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode and classify."""
+        return paired(self.classify(self.mean(ids)))
+
+
+class ScoresBody(nn.Module):
+    """A body of several labels as a graph gives its answers: float32 [n, labels]."""
+
+    def __init__(self, body: LabelsBody) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encode and classify, one number a label."""
+        return self.body.classify(self.body.mean(ids))
+
 
 class EmbeddingBody(nn.Module):
     """A body that gives, beside the logits, the mean of what it encodes, from which a text's are told: float32 [n, width], of length 1."""
@@ -95,7 +133,7 @@ class EmbeddingBody(nn.Module):
         """Encode once, classify, and bring the mean to length 1."""
         hidden = self.body.hidden(ids)
         mean = self.body.mean_of(hidden, ids)
-        return self.body.classify(hidden if isinstance(self.body, TokenBody) else mean), functional.normalize(mean, dim=1)
+        return self.body.scores(hidden, mean), functional.normalize(mean, dim=1)
 
 
 def segments_of(ids: Tensor, separator_id: int) -> Tensor:
@@ -240,7 +278,7 @@ def _body(encoder: nn.Module, config: Any, spec: TextInput, classes: int, task: 
         raise ModelError(f"{config.model_type} is no encoder.", hint="Give a BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT model.")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]  # nothing reads it
-    return (TokenBody if task == TOKENS else TextBody)(encoder, config.hidden_size, spec, classes)
+    return {TOKENS: TokenBody, LABELS: LabelsBody}.get(task, TextBody)(encoder, config.hidden_size, spec, classes)
 
 
 def check_loaded(name: str, keys: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from finetune import checkpoint
-from finetune.baselines import compare_entities, compare_with_baselines, count_inexact
+from finetune.baselines import compare_entities, compare_labels, compare_with_baselines, count_inexact
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, load_weights, read_training, save_weights, write_training
 from finetune.energy import EnergyMeter
@@ -151,7 +151,7 @@ def _run_stage(job: Job, trainer: Trainer, earlier: list[Fit], trackers: Tracker
             lines = [json.dumps(asdict(epoch)) + "\n" for epoch in [*before, *fit.epochs]]
             storage.write_text(job.folder / "metrics.jsonl", "".join(lines))
             trackers.log(len(before) + epoch.epoch, epoch)
-        judged = "F1 of entities" if job.rows["train"].has_tags else "accuracy"
+        judged = job.rows["train"].judged.removeprefix("the ")
         job.say(
             f"epoch {epoch.epoch:>3}  loss {epoch.train_loss:.4f}  validation {judged} {epoch.validation_accuracy:.2%}  "
             f"{epoch.rows_per_second:,.0f} rows/s  {epoch.seconds:.1f} s"
@@ -264,6 +264,8 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         if isinstance(job.task, TokenClassification):
             measured.metrics.update(compare_entities(job.rows, job.task, job.source.labels, measured.metrics, job.say))
             measured.metrics["inexact_entities"] = count_inexact(job.task, job.rows["test"], job.say)
+        elif job.task.has_several:
+            measured.metrics.update(compare_labels(job.rows, job.source.labels, measured.metrics, job.say))
         elif isinstance(job.spec, TextInput):
             measured.metrics.update(compare_with_baselines(job.rows, job.source.labels, measured.metrics, job.say))
         if "range_test" in saved:

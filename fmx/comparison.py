@@ -14,7 +14,7 @@ from fmx.data import GUESSED, Columns, columns_with, split_of
 from fmx.data.rows import Rows
 from fmx.entities import Span, f1_of
 from fmx.errors import DataError
-from fmx.evaluation import drop_of_f1, labelled_rows
+from fmx.evaluation import counts_of, drop_of_f1, labelled_rows
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.timing import interleaved
@@ -73,6 +73,11 @@ def compare_packages(
         if rows.has_tags:
             names, said, labels = _entities_of(predictor, rows)
             counts[name] = np.array([[len(one & other), len(one), len(other)] for one, other in zip(said, labels, strict=True)])
+        elif rows.has_several:
+            first_labels = rows.picked(probabilities).argmax(axis=1)
+            counts[name] = counts_of(first_labels, rows, manifest.labels).sum(axis=1)
+            names = rows.names
+            said, labels = (_sets(given.reshape(rows.labels.shape), manifest.labels) for given in (first_labels, rows.labels))
         else:
             names = rows.names
             said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
@@ -86,9 +91,7 @@ def compare_packages(
     sizes = {name: predictor.variant.bytes for name, predictor in sides.items()}
     slower, larger = (100.0 * (pair["new"] / pair["old"] - 1) for pair in (medians, sizes))
     if drop > limits.drop:
-        worse.append(
-            f"{'F1 of the entities' if counts else 'Accuracy'} fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}."
-        )
+        worse.append(f"{'F1' if counts else 'Accuracy'} fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}.")
     if slower > limits.slower:
         worse.append(f"A row takes {slower:.0f} % longer ({medians['old']:.2f} to {medians['new']:.2f} ms), more than {limits.slower:g} %.")
     if larger > limits.larger:
@@ -98,7 +101,7 @@ def compare_packages(
             "package": predictor.package.name,
             "version": predictor.package.manifest.version,
             "variant": predictor.variant.name,
-            **({"entity_f1": f1_of(counts[name])} if counts else {}),
+            **({"f1": f1_of(counts[name])} if counts else {}),
             "accuracy": statistics.wilson_interval(int(right[name].sum()), len(right[name])).model_dump(),
             "median_ms": medians[name],
             "bytes": sizes[name],
@@ -113,6 +116,11 @@ def compare_packages(
         "changed": round(float((answers["old"] != answers["new"]).mean()), 6),
     }
     return Compared({**sums, **paired, "data": data, "worse": worse}, tuple(worse))
+
+
+def _sets(said: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:
+    """Give the names of what is said of each row, int [n, labels], sorted: a string each, [n]."""
+    return np.array(["\n".join(sorted(label for label, is_said in zip(labels, row, strict=True) if is_said)) for row in said])
 
 
 def _entities_of(predictor: PackagePredictor, rows: Rows) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:

@@ -75,7 +75,14 @@ class TagsOutput(Frozen):
     name: str = "probabilities"
 
 
-Output = Annotated[ClassesOutput | TagsOutput, Field(discriminator="kind")]
+class SeveralOutput(Frozen):
+    """Probabilities of the labels, each by itself: float32 [batch, labels]. A label is said from 0.5 on."""
+
+    kind: Literal["several"] = "several"
+    name: str = "probabilities"
+
+
+Output = Annotated[ClassesOutput | TagsOutput | SeveralOutput, Field(discriminator="kind")]
 
 
 class EmbeddingOutput(Frozen):
@@ -164,10 +171,12 @@ class Variant(Frozen):
     requires: Requires
     providers: tuple[str, ...] = Field(default=("CPUExecutionProvider",), description="ONNX Runtime's, best first.")
     accuracy: Interval | None = Field(default=None, description="None: not evaluated, for there were no labelled rows.")
-    entity_f1: float | None = Field(default=None, description="Of token classification: F1 of the entities of the test rows; accuracy is of units.")
+    f1: float | None = Field(
+        default=None, description="Of entities (accuracy is of the units of texts), or of several labels a text (accuracy is of rows wholly right)."
+    )
     drop: float | None = Field(
         default=None,
-        description="Accuracy, of token classification the entities' F1, of the eager fp32 model minus this variant's, in points, on the same rows.",
+        description="Accuracy, or F1 where there is one, of the eager fp32 model minus this variant's, in points, on the same rows.",
     )
     parity: Parity | None = None
     comparison: Comparison | None = None
@@ -240,6 +249,10 @@ class RunInfo(Frozen):
     metrics: dict[str, Any]
     accuracy: Interval
     temperature: float = Field(default=1.0, description="Every logit is divided by it; fitted on the validation rows.")
+    thresholds: tuple[float, ...] = Field(
+        default=(),
+        description="Of several labels a text: from where on each was best said on the validation rows; the head is shifted so that it is 0.5.",
+    )
     best_epoch: int
     epochs: int
     train_seconds: float

@@ -40,7 +40,7 @@ class Evaluation:
         return render(
             "evaluation.html.j2",
             facts=self.facts,
-            confusion_chart=charts.matrix(self.facts["confusion"], self.labels),
+            confusion_chart=charts.matrix(self.facts["confusion"], tuple(self.facts.get("confusion_names", self.labels))),
             **galleries(self.labels, self.probabilities, self.rows),
         )
 
@@ -103,6 +103,10 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
     if source.has_entities:  # their tags are told by the task, whose labels are the model's
         return rows
     position = np.array([labels.index(label) for label in source.labels])
+    if source.has_several:
+        moved = np.zeros_like(rows.labels)
+        moved[:, position] = rows.labels[:, : len(position)]
+        return replace(rows, labels=moved)
     return replace(rows, labels=position[rows.labels])
 
 
@@ -113,21 +117,24 @@ def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabiliti
 
 
 def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Measure answers, float [n, labels], of tokens [n, max_length, labels].
+    """Measure answers, float [n, labels], of tokens [n, max_length, labels], of several labels a row [n, labels, 2].
 
     As classes, of rows or of the units of texts; under `entities` as spans; and under `ranking`, where rows have queries, as an order of each
     one's candidates.
     """
     picked = rows.picked(probabilities)
+    if rows.has_several:
+        said, wanted = (given.reshape(rows.labels.shape).astype(bool) for given in (picked.argmax(axis=1), rows.targets))
+        return statistics.several_measures(said, wanted, picked, labels)
     measures = statistics.classification_measures(picked, rows.targets, labels)
     if rows.has_tags:
-        return {**measures, "entities": entity_measures(counts_of_entities(picked.argmax(axis=1), rows, labels), labels)}
+        return {**measures, "entities": entity_measures(counts_of(picked.argmax(axis=1), rows, labels), labels)}
     ranked = ranking_of(probabilities, rows, labels)
     return {**measures, **({"ranking": ranked} if ranked else {})}
 
 
 def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> tuple[float, float, float]:
-    """Give how many points are lost, of accuracy or, of tokens, of the F1 of entities, and the 95 % interval.
+    """Give how many points are lost, of accuracy, or of the F1 of entities or of several labels, and the 95 % interval.
 
     Args:
         reference: probabilities, float [n, labels], of tokens [n, max_length, labels].
@@ -136,9 +143,9 @@ def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tupl
         labels: of the model.
     """
     before, after = (rows.picked(given).argmax(axis=1) for given in (reference, answers))
-    if not rows.has_tags:
+    if not rows.has_units:
         return statistics.paired_drop(before == rows.targets, after == rows.targets)
-    return drop_of_f1(*(counts_of_entities(said, rows, labels).sum(axis=1) for said in (before, after)))
+    return drop_of_f1(*(counts_of(said, rows, labels).sum(axis=1) for said in (before, after)))
 
 
 def drop_of_f1(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
@@ -159,6 +166,9 @@ def drop_of_f1(before: np.ndarray, after: np.ndarray) -> tuple[float, float, flo
     return 100 * (f1_of(counts[0]) - f1_of(counts[1])), float(low), float(high)
 
 
-def counts_of_entities(said: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> np.ndarray:
-    """Count entities a text, as `fmx.entities.entity_counts` does, from the answers to the units of rows, int [m]."""
+def counts_of(said: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> np.ndarray:
+    """Count entities a text, as `fmx.entities.entity_counts` does, or labels a text in the same way, from what is answered, int [m]."""
+    if rows.has_several:
+        found = said.reshape(rows.labels.shape)
+        return np.stack([found & rows.labels, found, rows.labels], axis=2).astype(np.int64)
     return entity_counts(rows.sequences(rows.targets), rows.sequences(said), labels)

@@ -88,8 +88,8 @@ class Predictor:
 
     def _checked(self, answers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Give a graph's answers to rows the shape of the task's. Raises: `AnswerCountError`."""
-        shape = self.task.answer_shape
-        if answers.ndim != 1 + len(shape) or len(answers) != len(rows) or answers.shape[-1] != shape[-1]:
+        axes = 1 + len(self.task.answer_shape) - self.task.has_several  # a graph of several labels gives each one number
+        if answers.ndim != axes or len(answers) != len(rows) or answers.shape[-1] != len(self.contract.labels):
             raise AnswerCountError(len(rows), answers.shape)
         return self.task.spread(answers, rows)
 

@@ -178,3 +178,67 @@ def classification_measures(probabilities: np.ndarray, labels: np.ndarray, names
         "classes": class_table(matrix, names),
         "confusion": matrix.tolist(),
     }
+
+
+def best_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+    """Find for each label the threshold with the highest F1 on some rows; 0.5 where no row has the label, or none is better.
+
+    Args:
+        probabilities: float [n, labels], each by itself.
+        labels: int [n, labels], 1 where the label is right.
+
+    Returns:
+        Between 0.05 and 0.95, in steps of 0.05: few rows do not tell finer.
+    """
+    found = []
+    for chances, wanted in zip(probabilities.T, labels.T.astype(bool), strict=True):
+        scores = {}
+        for threshold in sorted(np.arange(0.05, 1.0, 0.05).round(2), key=lambda value: abs(value - 0.5)):  # the first of the best is the middlemost
+            said = chances >= threshold
+            scores[float(threshold)] = 2 * (said & wanted).sum() / max(1, said.sum() + wanted.sum())
+        found.append(max(scores, key=lambda threshold: scores[threshold]) if wanted.any() else 0.5)
+    return tuple(found)
+
+
+def shifted(probabilities: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
+    """Move probabilities as a shift of their logits does that makes 0.5 of each threshold: float [n, labels]."""
+    at = np.array(thresholds)
+    said, unsaid = probabilities * (1 - at), (1 - probabilities) * at
+    return np.asarray(said / np.maximum(1e-300, said + unsaid))
+
+
+def several_measures(said: np.ndarray, wanted: np.ndarray, pairs: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """Give what run.json, `fmx eval` and the reports say about rows that may have several labels.
+
+    Args:
+        said: bool [n, labels].
+        wanted: bool [n, labels].
+        pairs: float [n * labels, 2], probabilities that a label is not said, and that it is.
+        names: the labels.
+
+    Returns:
+        Among others `accuracy`, of rows that are wholly right, and `labels`, over all labels of all rows.
+    """
+    right, found, there = (said & wanted).sum(axis=0), said.sum(axis=0), wanted.sum(axis=0)
+    scores = [_share(2 * right[i], found[i] + there[i]) for i in range(len(names))]
+    table = [
+        {"label": name, "precision": _share(right[i], found[i]), "recall": _share(right[i], there[i]), "f1": scores[i], "rows": int(there[i])}
+        for i, name in enumerate(names)
+    ]
+    sums = {"precision": _share(right.sum(), found.sum()), "recall": _share(right.sum(), there.sum())}
+    micro = {**sums, "f1": _share(2 * right.sum(), found.sum() + there.sum()), "there": int(there.sum()), "said": int(found.sum())}
+    present = [score for i, score in enumerate(scores) if there[i] or found[i]]
+    confusion = confusion_matrix(said.reshape(-1).astype(int), wanted.reshape(-1).astype(int), 2)
+    return {
+        "accuracy": wilson_interval(int((said == wanted).all(axis=1).sum()), len(said)).model_dump(),
+        "labels": micro,
+        "macro_f1": float(np.mean(present)) if present else 0.0,
+        "calibration_error": calibration_error(pairs, wanted.reshape(-1).astype(int)),
+        "classes": table,
+        "confusion": confusion.tolist(),
+        "confusion_names": ["not said", "said"],
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return float(part / whole) if whole else 0.0

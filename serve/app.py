@@ -68,7 +68,7 @@ def build_routes(engine: Engine, scaler: Scaler, crew: Crew, settings: ServeSett
         asked = await parsed(body, oip.read_infer, request.headers, predictor, settings)
         answer = await engine.infer(asked.inputs, request.scope["fmx.deadline"], served)
         predictor, request.scope["fmx.marks"] = answer.predictor, answer.marks
-        body, headers = oip.write_infer(asked, predictor, answer.predictions, answer.probabilities, answer.embeddings)
+        body, headers = oip.write_infer(asked, predictor, answer.predictions, predictor.task.shown(answer.probabilities), answer.embeddings)
         response = Response(body, headers=headers)
         if settings.audit_file is not None:
             encoded = [given if isinstance(given, bytes) else given.tobytes() for given in asked.inputs]

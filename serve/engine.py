@@ -269,7 +269,7 @@ async def _told(
 ) -> list[TaskAnswer]:
     """Make an answer of every input's rows."""
     if not cut:
-        return [TaskAnswer(task.prediction(chances, top_k), [chances]) for chances in probabilities]
+        return [task.answer(b"", (), [chances], top_k) for chances in probabilities]
     ends = np.cumsum([len(pieces) for pieces in cut])
     texts = [data for data in inputs if isinstance(data, bytes)]
 

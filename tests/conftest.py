@@ -19,7 +19,7 @@ from fmx.data.digits import open_digits
 from fmx.package import Package
 from fmx.run import Run
 from fmx.tasks import ImageClassification
-from tests.texts import make_entities, make_pairs, make_texts, write_encoder, write_entities, write_pairs, write_table
+from tests.texts import make_entities, make_labelled, make_pairs, make_texts, write_encoder, write_entities, write_pairs, write_table
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
 
@@ -224,3 +224,22 @@ def entity_run(entity_encoder: Path, entity_table: Path, tmp_path_factory: pytes
 def entity_package(entity_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The run of names exported to fp32 with its embedding."""
     yield from exported(entity_run, tmp_path_factory.mktemp("entity-packages"), embedding=True)
+
+
+@pytest.fixture(scope="session")
+def labels_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JSONL of 240 texts in English and Chinese with none, one or two of 3 labels."""
+    return write_entities(tmp_path_factory.mktemp("labels") / "labels.jsonl", make_labelled(240))
+
+
+@pytest.fixture(scope="session")
+def labels_run(tiny_encoder: Path, labels_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The tiny encoder trained on them."""
+    settings = {"epochs": 8, "max_length": 32, "lr": 5e-3, "device": "cpu", "precision": "fp32"}
+    yield from trained(tmp_path_factory.mktemp("several"), task="text-labels", data=str(labels_table), model=str(tiny_encoder), **settings)
+
+
+@pytest.fixture(scope="session")
+def labels_package(labels_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The run of several labels exported to fp32 with its embedding."""
+    yield from exported(labels_run, tmp_path_factory.mktemp("labels-packages"), embedding=True)

@@ -115,3 +115,17 @@ def make_entities(count: int, seed: int = 0) -> list[dict[str, object]]:
 def write_entities(path: Path, rows: list[dict[str, object]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def make_labelled(count: int, seed: int = 0) -> list[dict[str, object]]:
+    """Make {"text", "labels"} in turn in English and Chinese: words of none, one or two of the classes among common ones."""
+    chooser = random.Random(seed)
+    made: list[dict[str, object]] = []
+    for number in range(count):
+        is_chinese = number % 2 == 1
+        labels = chooser.sample(CLASSES, chooser.choice((0, 1, 1, 2)))
+        words = [word for label in labels for word in chooser.choices([word for word in _WORDS[label] if word.isascii() != is_chinese], k=2)]
+        words += chooser.choices([word for word in _COMMON if word.isascii() != is_chinese], k=chooser.randint(2, 4))
+        chooser.shuffle(words)
+        made.append({"text": ("" if is_chinese else " ").join(words) + f" {number}", "labels": sorted(labels)})
+    return made

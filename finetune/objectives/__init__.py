@@ -20,7 +20,7 @@ from finetune.objectives.mixing import mixing
 from finetune.plan import Plan
 from finetune.settings import TrainSettings
 from finetune.tasks.image_classification import class_weights, classification_loss
-from finetune.tasks.token_classification import token_loss
+from finetune.tasks.units import units_loss
 from fmx.contract import ImageInput, Input
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
@@ -44,7 +44,7 @@ def build_objective(
         UsageError, ModelError, DataError: the teacher or the unlabelled folder cannot be used.
     """
     if plan.train_labels.ndim > 1:
-        of_tokens = token_loss(settings.label_smoothing, plan.train_labels)
+        of_tokens = units_loss(settings.label_smoothing, plan.train_labels)
         return build_embedding_attack(settings, network, of_tokens) or (lambda module, ids, targets, generator: of_tokens(module(ids), targets))
     weights = class_weights(plan.train_labels, len(labels)).to(device) if settings.balance == "weights" else None
     loss = classification_loss(settings.label_smoothing, weights)

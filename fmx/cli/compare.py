@@ -48,12 +48,12 @@ def compare(
 
 def _show(facts: dict[str, Any]) -> None:
     sides = [facts["old"], facts["new"]]
-    has_entities = "entity_f1" in sides[0]
+    has_entities = "f1" in sides[0]
     of = "texts" if has_entities else "rows"
     rows = [
         ["package", *(f"{side['package']} ({side['variant']})" for side in sides)],
-        *([["entities' F1", *(output.percent(side["entity_f1"]) for side in sides)]] if has_entities else []),
-        ["texts wholly right" if has_entities else "accuracy", *(output.interval(side["accuracy"], of) for side in sides)],
+        *([["entities' F1", *(output.percent(side["f1"]) for side in sides)]] if has_entities else []),
+        ["rows wholly right" if has_entities else "accuracy", *(output.interval(side["accuracy"], of) for side in sides)],
         ["median at batch 1", *(f"{side['median_ms']:.2f} ms" for side in sides)],
         ["size", *(f"{side['bytes'] / 1e6:.2f} MB" for side in sides)],
     ]

@@ -53,7 +53,7 @@ def evaluate(
         return
     same = facts.get("rows_of_export", facts.get("rows_of_run"))
     of = "units of texts" if "entities" in facts else "rows"
-    rows = [*output.entities(facts.get("entities")), ["accuracy", output.interval(facts["accuracy"], of)]]
+    rows = [*output.several(facts.get("labels")), *output.entities(facts.get("entities")), ["accuracy", output.interval(facts["accuracy"], of)]]
     if "top5_accuracy" in facts:
         rows.append(["top-5 accuracy", output.interval(facts["top5_accuracy"])])
     rows += output.ranking(facts.get("ranking"))

@@ -136,7 +136,7 @@ def show_variants(package: Package) -> None:
     """Print the table of a package's variants, in serving order."""
     variants = package.manifest.variants
     batches = next(([at.batch for at in variant.latency] for variant in variants if variant.latency), [])
-    columns = ["variant", "size", *(["entities' F1"] if variants[0].entity_f1 is not None else []), "accuracy", "95 % interval", "drop", "agreement"]
+    columns = ["variant", "size", *(["F1"] if variants[0].f1 is not None else []), "accuracy", "95 % interval", "drop", "agreement"]
     for batch in batches:
         columns += [f"batch {batch}", "speed-up"]
     rows = [_row(variant, len(batches)) for variant in variants]
@@ -147,11 +147,11 @@ def show_variants(package: Package) -> None:
 
 
 def _what(variant: Variant) -> str:
-    return "rows" if variant.entity_f1 is None else "units of texts"
+    return "rows" if variant.f1 is None else "rows or units"
 
 
 def _row(variant: Variant, batches: int) -> list[str]:
-    row = [variant.name, f"{variant.bytes / 1e6:.2f} MB", *([output.percent(variant.entity_f1)] if variant.entity_f1 is not None else [])]
+    row = [variant.name, f"{variant.bytes / 1e6:.2f} MB", *([output.percent(variant.f1)] if variant.f1 is not None else [])]
     if variant.accuracy is None:
         row += ["-"] * 2
     else:

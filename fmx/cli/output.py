@@ -72,6 +72,15 @@ def entities(measures: dict[str, Any] | None, baselines: dict[str, float] | None
     return [["entities' F1", f"{percent(measures['f1'])} ({measures['entities']} there, {measures['found']} found)"], *best, *kinds, *shares]
 
 
+def several(measures: dict[str, Any] | None, baselines: dict[str, float] | None = None) -> list[list[str]]:
+    """Give the lines of a table that say how several labels a row were told; none where there is one."""
+    if measures is None:
+        return []
+    best = [["... of TF-IDF with logistic regression", percent(baselines["tfidf"])]] if baselines else []
+    shares = [[f"labels' {name}", percent(measures[name])] for name in ("precision", "recall")]
+    return [["labels' F1", f"{percent(measures['f1'])} ({measures['there']} there, {measures['said']} said)"], *best, *shares]
+
+
 def interval(share: dict[str, Any], of: str = "rows") -> str:
     """Write a measured share with its 95 % interval and the number of rows, or of what else it is."""
     return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} {of})"

@@ -39,6 +39,7 @@ def train(
         str | None, _option("image-classification, text-classification, token-classification or text-pair.", DATA, "image-classification")
     ] = None,
     data: Annotated[str | None, _option("Class folders, a table (CSV, JSONL, Parquet) of files or of texts, or a name.", DATA, "digits")] = None,
+    multi_label: Annotated[bool | None, _option("Rows may have several labels, or none.", DATA, None, "--multi-label")] = None,
     text_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     label_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     pair_column: Annotated[str | None, _option("The second text's, of a table of pairs.", DATA, "guessed")] = None,
@@ -173,7 +174,8 @@ def show_run(run: Run, json: bool) -> None:
     info = run.info
     metrics = info.metrics
     of = "units of texts" if "entities" in metrics else "rows"
-    rows = [*output.entities(metrics.get("entities"), metrics.get("entity_baselines")), ["test accuracy", output.interval(metrics["accuracy"], of)]]
+    rows = output.several(metrics.get("labels"), metrics.get("label_baselines"))
+    rows += [*output.entities(metrics.get("entities"), metrics.get("entity_baselines")), ["test accuracy", output.interval(metrics["accuracy"], of)]]
     if "top5_accuracy" in metrics:
         rows.append(["top-5 accuracy", output.interval(metrics["top5_accuracy"])])
     if "robust_accuracy" in metrics:

@@ -21,7 +21,7 @@ from fmx.data.text import GUESSED, Columns, open_text
 from fmx.data.torchvision import open_torchvision
 from fmx.data.webdataset import holds_only_shards, open_webdataset
 from fmx.errors import DataError, UsageError, nearest_names
-from fmx.task_names import IMAGES, PAIRS, READ_TEXTS, TOKENS
+from fmx.task_names import IMAGES, LABELS, PAIRS, READ_TEXTS, TOKENS
 
 NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": lambda seed: open_cifar10(find_cifar10(), seed)}
 """Data known by one name; they have no groups."""
@@ -68,7 +68,7 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
     if task == TOKENS:
         return open_entities(spec, seed, group_by, columns)
     if task in READ_TEXTS:
-        return open_text(spec, seed, group_by, columns=columns, in_pairs=task == PAIRS)
+        return open_text(spec, seed, group_by, columns=columns, in_pairs=task == PAIRS, several=task == LABELS)
     if spec in NAMED:
         _refuse_groups(spec, group_by)
         return NAMED[spec](seed)

@@ -34,7 +34,7 @@ class Rows:
     values: np.ndarray
     """[n, *row_shape] of the task"""
     labels: np.ndarray
-    """int64 [n]; of tokens [n, max_length], `fmx.entities.IGNORED` where a position bears no tag"""
+    """int64 [n]; of tokens [n, max_length], `fmx.entities.IGNORED` where a position bears no tag; of several labels [n, labels], 1 or 0"""
     names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     """(name, reason) of every file that could not be read"""
@@ -45,6 +45,8 @@ class Rows:
     """Of the inputs, by the feature of `fmx.drift`: float64 [n] each"""
     items: tuple[Item, ...] = ()
     """What the rows were read from, for reports"""
+    has_several: bool = False
+    """Whether several labels may be said of a row"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +54,17 @@ class Rows:
     @property
     def has_tags(self) -> bool:
         """Whether units of texts are answered, and not rows."""
+        return self.labels.ndim > 1 and not self.has_several
+
+    @property
+    def has_units(self) -> bool:
+        """Whether more is answered of a row than one label."""
         return self.labels.ndim > 1
+
+    @property
+    def judged(self) -> str:
+        """What a budget and the choice of an epoch are in."""
+        return "the labels' F1" if self.has_several else "the entities' F1" if self.has_tags else "accuracy"
 
     def wholes(self) -> list[Item]:
         """Give of every row the item that it is of: itself, or the text that it is a piece of."""
@@ -69,12 +81,12 @@ class Rows:
 
     @property
     def targets(self) -> np.ndarray:
-        """What is right, of everything that is to be answered: int64 [m], of rows, or of the units of all rows."""
-        return self.labels[self.labels != IGNORED] if self.has_tags else self.labels
+        """What is right, of everything that is to be answered: int64 [m], of rows, of the units of all rows, or of every label of all rows."""
+        return self.labels[self.labels != IGNORED] if self.has_units else self.labels
 
     def picked(self, answers: np.ndarray) -> np.ndarray:
         """Give the answers that `targets` speaks of, float [m, labels], out of those of all rows, [n, ..., labels]."""
-        return answers[self.labels != IGNORED] if self.has_tags else answers
+        return answers[self.labels != IGNORED] if self.has_units else answers
 
     def taken(self, index: np.ndarray) -> Rows:
         """Give some of the rows, int64 indices, in that order; the fingerprint stays that of all."""
@@ -168,6 +180,7 @@ def _decode(items: list[Item], task: Task, what: str) -> Rows:
         digests=tuple(digests[index] for index in kept),
         facts={name: np.array([facts[index][name] for index in kept]) for name in (facts[kept[0]] if len(kept) else ())},
         items=tuple(items[index] for index in kept),
+        has_several=task.has_several,
     )
 
 

@@ -37,6 +37,8 @@ class Item:
     """Rows of one likeness, such as texts that differ in case alone, never get into different splits either."""
     query: str | None = None
     """Rows of one query are candidates that are ranked against each other; they never get into different splits."""
+    several: tuple[int, ...] = ()
+    """The labels that are said of a text, where they may be several"""
     spans: tuple[Span, ...] = ()
     """The entities of a text"""
     whole: Item | None = None
@@ -57,6 +59,8 @@ class Source:
     may_flip: bool = True
     """Whether a mirrored image keeps its label; false for digits and letters."""
     notes: tuple[str, ...] = field(default=())
+    has_several: bool = False
+    """Whether an item may have several labels."""
     has_entities: bool = False
     """Whether the items are texts with spans, and the labels tags."""
 

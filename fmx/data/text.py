@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ import numpy as np
 from fmx.data.huggingface import sort_classes
 from fmx.data.likeness import likeness_of
 from fmx.data.parts import Part, check_column, listed, open_parts
-from fmx.data.source import SPLITS, Item, Source, label_items
-from fmx.data.splitting import complete_splits, torn
+from fmx.data.source import SPLITS, Item, Source, label_items, unknown_classes
+from fmx.data.splitting import complete_splits, complete_unlabelled, torn
 from fmx.data.tables import Row, as_text, check_rows, first_few, is_placed, read_split
 from fmx.errors import DataError
 from fmx.pairs import joined
@@ -37,6 +37,8 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "intent", "sentiment", 
 RELEVANCE_COLUMNS = ("label", "labels", "relevance", "clicked", "click", "is_duplicate", "score", "grade")
 """What columns are called that nobody named, the likeliest first; the last ones' beside two texts, where they go before the other labels'."""
 
+SEPARATORS = ("|", ";", ",")
+"""Between the labels of one row: the first of them that is there."""
 MOST_EMPTY = 0.05
 """Share of rows without a text above which nothing is trained or measured."""
 
@@ -102,7 +104,9 @@ class _Found:
         return sum(map(len, self.rows.values())) + len(self.empty)
 
 
-def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns: Columns = GUESSED, in_pairs: bool = False) -> Source:
+def open_text(
+    spec: str, seed: int = 0, group_by: str | None = None, *, columns: Columns = GUESSED, in_pairs: bool = False, several: bool = False
+) -> Source:
     """Open labelled texts, or pairs of them; splits that are missing are dealt out of the training rows, stratified and seeded.
 
     Args:
@@ -114,6 +118,7 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
             is the first of `LABEL_COLUMNS`, of pairs rather one of `RELEVANCE_COLUMNS`, or the only one that is left; a query's the first of
             `QUERY_COLUMNS`, if there is one.
         in_pairs: a row has two texts.
+        several: a row has any number of labels: a list, or a string with `SEPARATORS` between them.
 
     Returns:
         A source whose items' `read` gives the text in UTF-8, or a pair of them as `fmx.pairs.joined` does.
@@ -122,19 +127,48 @@ def open_text(spec: str, seed: int = 0, group_by: str | None = None, *, columns:
         DataError: no such data, a column that is not there, bad rows (all at once), or rows that cannot be learnt from.
         SurroundingsError: a library that reads the format is not installed.
     """
-    parts, notes = open_parts(spec, KNOWN | {name.lower() for name in (*columns, group_by) if name})
+    parts, notes = open_parts(spec, KNOWN | {name.lower() for name in (*columns, group_by) if name}, lists=several)
     train = next((part for part in parts if part.split in ("train", None)), parts[0])
     chosen = _choose_columns(train, columns, group_by, in_pairs)
     for part in parts:
         check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], _hint(in_pairs))
     found = _Found()
     for part in parts:
-        _read_part(part, chosen, found)
+        _read_part(part, chosen, found, several=several)
     _check_found(spec, found, in_pairs)
+    if several:
+        return _several(
+            spec, found, seed, [*notes, *_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, (), in_pairs)]
+        )
     labels = sort_classes(train.classes.get(chosen.label), (label for label, _ in found.rows["train"]))
     given = label_items({split: found.rows[split] for split in SPLITS if split in found.rows}, labels, spec)
     notes += [*_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, labels, in_pairs), *_torn_queries(given)]
     return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
+
+
+def _several(spec: str, found: _Found, seed: int, notes: list[str]) -> Source:
+    """Make a source of rows whose labels stand joined by `SEPARATORS[0]`."""
+    names = {split: [(tuple(filter(None, joint.split(SEPARATORS[0]))), item) for joint, item in rows] for split, rows in found.rows.items()}
+    labels = sort_classes(None, (name for own, _ in names["train"] for name in own))
+    if len(labels) < 2:
+        raise DataError(
+            f"{spec} holds {len(labels)} different labels; several a text need two or more.", hint="Leave out --multi-label for one each."
+        )
+    index = {label: i for i, label in enumerate(labels)}
+    for split, rows in names.items():
+        unknown = sorted({name for own, _ in rows for name in own} - set(index))
+        if unknown:
+            raise unknown_classes(f"{spec} ({split})", unknown)
+    given = {
+        split: [replace(item, label=0, several=tuple(sorted(index[name] for name in set(own)))) for own, item in names[split]] for split in names
+    }
+    splits = complete_unlabelled(given, seed, spec, "texts")
+    missing = sorted(set(labels) - {labels[i] for item in splits["train"] for i in item.several})
+    if missing:
+        raise DataError(
+            f"No training row of {spec} has the label {missing[0]} after the split.", hint="Give more rows with it, or another --split-seed."
+        )
+    return Source(spec, labels, splits, notes=tuple(notes), has_several=True)
 
 
 def _choose_columns(part: Part, told: Columns, group_by: str | None, in_pairs: bool) -> _Chosen:
@@ -245,7 +279,7 @@ def check_columns(part: Part, needed: list[str], hint: str, rows: str = "Give ro
             raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=hint)
 
 
-def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
+def _read_part(part: Part, columns: _Chosen, found: _Found, *, several: bool) -> None:
     """Turn the rows of a table into labelled items."""
     found.faults += [part.prefix + fault for fault in part.table.faults]
     placed = columns.split is not None and is_placed(part.table.rows, columns.split)
@@ -256,7 +290,7 @@ def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
             if not all(texts):
                 found.empty.append(name)
                 continue
-            label = _read_label(row.get(columns.label))
+            label = _read_labels(row.get(columns.label)) if several else _read_label(row.get(columns.label))
             split = part.split or read_split(row.get(columns.split or ""), placed)
             group = as_text(row.get(columns.group)) if columns.group else ""
             query = as_text(row.get(columns.query)) if columns.query else ""
@@ -264,7 +298,7 @@ def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
         except ValueError as fault:
             found.faults.append(f"{name}: {fault}")
         else:
-            found.padded += row[columns.label] != label and isinstance(row[columns.label], str)
+            found.padded += not several and row[columns.label] != label and isinstance(row[columns.label], str)
             found.rows[split].append((label, _item(name, texts, group, query)))
 
 
@@ -286,6 +320,19 @@ def _read_label(value: Any) -> str:
         raise ValueError("no label")
     _encode(label, "label")
     return label
+
+
+def _read_labels(value: Any) -> str:
+    """Return the names of a row's labels, none perhaps, with `SEPARATORS[0]` between them. Raises: `ValueError` with what is wrong."""
+    if isinstance(value, list):
+        names = [_read_label(one) for one in value]
+    else:
+        given = as_text(value)
+        separator = next((mark for mark in SEPARATORS if mark in given), SEPARATORS[0])
+        names = [_read_label(one) for one in given.split(separator) if one.strip()]
+    if any(SEPARATORS[0] in name for name in names):
+        raise ValueError(f"a label with {SEPARATORS[0]!r} in it")
+    return SEPARATORS[0].join(names)
 
 
 def _encode(text: str, what: str) -> bytes:

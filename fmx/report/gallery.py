@@ -17,14 +17,14 @@ SHOWN_CHARACTERS = 200
 
 
 def galleries(labels: tuple[str, ...], probabilities: np.ndarray, test: Rows) -> dict[str, list[dict[str, Any]]]:
-    """Give the wrong answers that were `confident`, and those that are `worst`; none of tokens, whose entities are told one by one elsewhere.
+    """Give the wrong answers that were `confident`, and those that are `worst`; none where more is answered of a row than one label.
 
     Args:
         labels: of the model.
         probabilities: float [n, labels], of tokens [n, max_length, labels].
         test: the rows that were answered.
     """
-    if test.has_tags:
+    if test.has_units:
         return {"confident": [], "worst": []}
     chances = probabilities[np.arange(len(test)), test.labels]
     return {

@@ -9,11 +9,12 @@ from fmx.errors import PackageError, UsageError, nearest_names
 from fmx.tasks.image_classification import ImageClassification
 from fmx.tasks.task import Answer, Piece, Task
 from fmx.tasks.text_classification import TextClassification
+from fmx.tasks.text_labels import TextLabels
 from fmx.tasks.text_pair import TextPair
 from fmx.tasks.token_classification import TokenClassification
 from fmx.texts import TOKENIZER_FILE, open_tokenizer
 
-TEXT_TASKS: dict[str, type[TextClassification]] = {task.name: task for task in (TextClassification, TokenClassification, TextPair)}
+TEXT_TASKS: dict[str, type[TextClassification]] = {task.name: task for task in (TextClassification, TextLabels, TokenClassification, TextPair)}
 TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {ImageClassification.name: ImageClassification, **TEXT_TASKS}
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Piece",
     "Task",
     "TextClassification",
+    "TextLabels",
     "TextPair",
     "TokenClassification",
     "open_task",

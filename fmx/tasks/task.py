@@ -78,6 +78,8 @@ class Task:
     """Encoded inputs beyond so many bytes are work enough for one thread at a time."""
     noun: ClassVar[str]
     """What an input is called."""
+    has_several: ClassVar[bool] = False
+    """Whether several labels may be said of an input, each by itself."""
     has_labels: ClassVar[bool] = True
     """Whether an answer is labels with scores, of which a caller may want some; else it is something else."""
     cuts: ClassVar[bool] = False
@@ -98,6 +100,10 @@ class Task:
     def spread(self, answers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Give a graph's answers to rows, [n, *row_shape], the shape [n, *answer_shape]: they have it."""
         return answers
+
+    def shown(self, probabilities: np.ndarray) -> np.ndarray:
+        """Give what a caller is shown of probabilities, [n, *answer_shape]: float32 [n, labels], of tokens [n, max_length, labels]."""
+        return probabilities
 
     def pieces(self, data: bytes, limit: int = MAX_CHARACTERS) -> list[Piece]:
         """Cut an input into what is one row each: it is one. Raises: `InputError` where the input has to be read for it."""

@@ -68,7 +68,8 @@ def _one_or_many(one: str, schema: Schema, most: int, **options: Schema) -> Sche
 
 
 def _prediction(task: type[Task]) -> dict[str, Schema]:
-    labels = _array(_object({"label": TEXT, "score": SCORE}), minItems=1, maxItems=MOST_LABELS)
+    said: dict[str, Schema] = {"said": {"type": "boolean"}} if task.has_several else {}
+    labels = _array(_object({"label": TEXT, "score": SCORE, **said}), minItems=1, maxItems=MOST_LABELS)
     return {
         "Predictions": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(ref("Prediction"))}),
         "Embeddings": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(_object({"embedding": _array({"type": "number"})}))}),

@@ -57,7 +57,7 @@ def test_every_row_is_answered_as_by_the_network_alone_and_in_company(entity_run
 
 def test_manifest_tells_the_entities_f1(entity_run: Run, entity_package: Package, test_rows: Rows) -> None:
     variant = entity_package.variant("fp32")
-    assert variant.entity_f1 == pytest.approx(entity_run.info.metrics["entities"]["f1"], abs=1e-6)
+    assert variant.f1 == pytest.approx(entity_run.info.metrics["entities"]["f1"], abs=1e-6)
     assert variant.drop == 0.0
     reference = json.loads((entity_package.folder / "reference.json").read_text())
     assert set(reference[CLASS_SHARE]) == set(entity_run.info.labels)
@@ -76,7 +76,7 @@ def test_package_is_measured_as_its_run(entity_run: Run, entity_package: Package
 def test_package_compares_with_itself(entity_package: Package, entity_table: Path) -> None:
     found = compare_packages(entity_package.folder, entity_package.folder, str(entity_table), Limits(slower=1e6))
     assert found.worse == ()
-    assert found.facts["old"]["entity_f1"] == found.facts["new"]["entity_f1"] > 0.8
+    assert found.facts["old"]["f1"] == found.facts["new"]["f1"] > 0.8
     assert found.facts["drop"] == 0.0
 
 
@@ -102,9 +102,9 @@ def test_text_longer_than_the_window_is_read_to_its_end(entity_package: Package)
 def test_int8_is_judged_in_points_of_f1(entity_run: Run, tmp_path: Path) -> None:
     package = export_package(entity_run.folder, out=tmp_path, quantize="int8", on_miss="fp32")
     int8 = next(variant for variant in package.manifest.variants if variant.name.startswith("int8"))
-    assert int8.entity_f1 is not None
+    assert int8.f1 is not None
     assert "the entities' F1" in int8.why or "not faster" in int8.why or "otherwise than single rows" in int8.why
-    assert int8.drop == pytest.approx(100 * (entity_run.info.metrics["entities"]["f1"] - int8.entity_f1), abs=1e-3)
+    assert int8.drop == pytest.approx(100 * (entity_run.info.metrics["entities"]["f1"] - int8.f1), abs=1e-3)
 
 
 def test_golden_rows_are_replayed(entity_package: Package) -> None:
@@ -117,5 +117,5 @@ def test_packages_of_other_windows_are_compared_by_spans(entity_encoder: Path, e
     run = train_run(tmp_path / "runs", task="token-classification", data=str(entity_table), model=str(entity_encoder), **settings)
     other = export_package(run.folder, out=tmp_path / "packages", quantize="none")
     found = compare_packages(entity_package.folder, other.folder, str(entity_table), Limits(slower=1e6))
-    assert found.facts["old"]["entity_f1"] > found.facts["new"]["entity_f1"]
-    assert any("F1 of the entities fell" in sentence for sentence in found.worse)
+    assert found.facts["old"]["f1"] > found.facts["new"]["f1"]
+    assert any("F1 fell" in sentence for sentence in found.worse)

@@ -16,7 +16,7 @@ from finetune.baselines import compare_entities
 from finetune.evaluation import eager_probabilities, evaluate_run
 from finetune.network import restore_network
 from finetune.settings import check_settings
-from finetune.tasks.token_classification import answered, token_loss
+from finetune.tasks.units import answered, units_loss
 from finetune.training import train_run
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
@@ -112,7 +112,7 @@ def test_loss_of_parts_adds_up_to_that_of_the_batch() -> None:
     targets = torch.randint(0, 3, (8, 10))
     targets[torch.rand(8, 10) < 0.5] = IGNORED
     logits = torch.randn(8, 7, 3)
-    loss = token_loss(0.1, targets)
+    loss = units_loss(0.1, targets)
     parts = sum(loss(logits[part], targets[part]) * len(targets[part]) / 8 for part in (slice(0, 3), slice(3, 8)))
     assert torch.allclose(loss(logits, targets), parts)  # type: ignore[arg-type]
     found, wanted = answered(logits, targets)

@@ -22,12 +22,17 @@ def count_rows(source: Source) -> dict[str, tuple[int, ...]]:
     if source.has_entities:
         found = {split: Counter(span.label for item in items for span in item.spans) for split, items in source.splits.items()}
         return {split: tuple(kinds[name] for name in class_names(source)) for split, kinds in found.items()}
+    if source.has_several:
+        several = {split: Counter(label for item in items for label in item.several) for split, items in source.splits.items()}
+        return {split: tuple(labels[label] for label in range(len(source.labels))) for split, labels in several.items()}
     counted = {split: Counter(item.label for item in items) for split, items in source.splits.items()}
     return {split: tuple(labels[label] for label in range(len(source.labels))) for split, labels in counted.items()}
 
 
 def label_name(source: Source, item: Item) -> str:
     """Name an item's label, also one that the source does not know; of a text with entities its kinds and places."""
+    if source.has_several:
+        return ", ".join(source.labels[label] for label in item.several) or "no label"
     if source.has_entities:
         return ", ".join(f"{span.label} {span.start} to {span.end}" for span in item.spans) or "no entity"
     return source.labels[item.label] if 0 <= item.label < len(source.labels) else f"class {item.label}"

@@ -41,7 +41,7 @@ def find_leakage(splits: dict[str, Rows], noun: str = "image") -> tuple[Finding,
 
 def _label_names(rows: Rows) -> list[str]:
     """Name rows' labels, so that other ones have other names."""
-    if not rows.has_tags:
+    if not rows.has_units:
         return [f"class {label}" for label in rows.labels.tolist()]
     return [f"entities {hashlib.sha256(tags.tobytes()).hexdigest()[:8]}" for tags in rows.labels]
 
