@@ -61,7 +61,8 @@ def confusion_of(run: Run) -> list[list[int]]:
 @pytest.mark.parametrize("method", TEXT_METHODS)
 def test_method_for_texts_leaves_a_run_that_answers_as_it_was_measured(method: str, text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     rate = {"few-shot": 3e-3, "ia3": 0.1, "adapter": 1e-2}[method]  # a random encoder needs higher ones than a pretrained one
-    run = train(text_table, tiny_encoder, tmp_path / "runs", method=method, epochs=25, patience=25, lr=rate)
+    patience = {} if method == "few-shot" else {"patience": 25}
+    run = train(text_table, tiny_encoder, tmp_path / "runs", method=method, epochs=25, lr=rate, **patience)
     assert run.info.accuracy.value > 0.7
     assert confusion_of(run) == run.info.metrics["confusion"]
     assert not [name for name in load_file(run.weights) if "ia3" in name]
@@ -82,6 +83,7 @@ REFUSED = [
     ({"method": "few-shot", "adversarial": "fgm"}, "--adversarial cannot be combined with --method few-shot"),
     ({"method": "few-shot", "lr": "auto"}, "--lr auto cannot be combined"),
     ({"method": "few-shot", "balance": "weights"}, "--balance does nothing"),
+    ({"method": "few-shot", "patience": 3}, "--patience does nothing"),
     ({"method": "few-shot", "head_lr_factor": 3.0}, "--head-lr-factor does nothing"),
     ({"method": "few-shot", "shard": True}, "--shard does nothing"),
     ({"method": "lora", "contrastive_pairs": 64}, "without --method few-shot"),
@@ -256,9 +258,8 @@ def test_rows_of_one_label_have_no_pairs(tiny_encoder: Path, text_table: Path) -
 
 def test_head_of_few_rows_is_held_small(tiny_encoder: Path, text_table: Path, tmp_path: Path) -> None:
     """Weights under AdamW with a decay of 10 settle below 1 / 10; a plain probe's go on growing."""
-    options: dict[str, Any] = {"epochs": 200, "patience": 200}
-    probe = train(text_table, tiny_encoder, tmp_path / "runs", method="linear-probe", **{**options, "lr": 1e-2})
-    few_shot = train(text_table, tiny_encoder, tmp_path / "runs", method="few-shot", contrastive_pairs=64, **options)
+    probe = train(text_table, tiny_encoder, tmp_path / "runs", method="linear-probe", epochs=200, patience=200, lr=1e-2)
+    few_shot = train(text_table, tiny_encoder, tmp_path / "runs", method="few-shot", contrastive_pairs=64, epochs=200)
     largest = [float(load_file(run.weights)["classifier.weight"].abs().max()) for run in (few_shot, probe)]
     assert largest[0] < 0.12 < 0.3 < largest[1]
     assert few_shot.info.best_epoch == few_shot.info.epochs == 200
