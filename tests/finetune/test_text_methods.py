@@ -61,7 +61,7 @@ def confusion_of(run: Run) -> list[list[int]]:
 @pytest.mark.parametrize("method", TEXT_METHODS)
 def test_method_for_texts_leaves_a_run_that_answers_as_it_was_measured(method: str, text_table: Path, tiny_encoder: Path, tmp_path: Path) -> None:
     rate = {"few-shot": 3e-3, "ia3": 0.1, "adapter": 1e-2}[method]  # a random encoder needs higher ones than a pretrained one
-    patience = {} if method == "few-shot" else {"patience": 25}
+    patience: dict[str, Any] = {} if method == "few-shot" else {"patience": 25}
     run = train(text_table, tiny_encoder, tmp_path / "runs", method=method, epochs=25, lr=rate, **patience)
     assert run.info.accuracy.value > 0.7
     assert confusion_of(run) == run.info.metrics["confusion"]
