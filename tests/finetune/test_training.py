@@ -80,7 +80,7 @@ def test_linear_probe_leaves_the_body_untouched_pytorch_86590(digit_folder: Make
 
 
 def test_features_are_computed_once_and_read_again(digit_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"data": str(digit_folder(3, 16)), "size": 32, "epochs": 2, "method": "linear-probe"}
+    options: dict[str, Any] = {"data": str(digit_folder(3, 16)), "size": 32, "epochs": 2, "method": "linear-probe", "precision": "fp32"}
     first = train_run(**options)
 
     def never(*arguments: object) -> torch.Tensor:
