@@ -5,7 +5,7 @@ Everything is measured through `fmx.predictor.Predictor`, the object that serves
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -98,7 +98,7 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     drop, low, high = drop_of(eager, probabilities, rows, classes)
     labels, answers, wanted = rows.targets, rows.picked(probabilities), rows.picked(eager)
     said, reference = answers.argmax(axis=1), wanted.argmax(axis=1)
-    worst, lost, support = statistics.worst_class(reference, said, labels, len(classes))
+    worst, lost, support, recalls = _by_class(said, reference, rows, len(classes))
     same = float((said == reference).mean())
     parity = Parity(rows=len(labels), batch_sizes=batches, top1_agreement=same, max_difference=float(np.abs(answers - wanted).max()))
     comparison = Comparison(
@@ -112,14 +112,9 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
         calibration_error=round(statistics.calibration_error(answers, labels), 6),
         eager_calibration_error=round(statistics.calibration_error(wanted, labels), 6),
     )
-    table = statistics.class_table(statistics.confusion_matrix(said, labels, len(classes)), classes)
-    recalls = tuple(float(row["recall"]) for row in table)
-    if rows.has_several:
-        return _of_several(
-            Measured(_wholly_right(said, rows), round(drop, 4), parity, comparison, probabilities, recalls), said, reference, rows, classes
-        )
-    f1 = round(f1_of(counts_of(said, rows, classes)), 6) if rows.has_tags else None
-    return Measured(accuracy_of(answers, labels), round(drop, 4), parity, comparison, probabilities, recalls, rows.judged, f1)
+    accuracy = _wholly_right(said, rows) if rows.has_several else accuracy_of(answers, labels)
+    f1 = round(f1_of(counts_of(said, rows, classes)), 6) if rows.has_units else None
+    return Measured(accuracy, round(drop, 4), parity, comparison, probabilities, recalls, rows.judged, f1)
 
 
 def _wholly_right(said: np.ndarray, rows: Rows) -> Interval:
@@ -128,16 +123,17 @@ def _wholly_right(said: np.ndarray, rows: Rows) -> Interval:
     return statistics.wilson_interval(int(right.sum()), len(rows))
 
 
-def _of_several(measured: Measured, said: np.ndarray, reference: np.ndarray, rows: Rows, classes: tuple[str, ...]) -> Measured:
-    """Say of labels what was said of the decisions on them: which loses most recall, and each one's recall."""
-    counts, before = (counts_of(answers, rows, classes).sum(axis=0) for answers in (said, reference))  # [labels, 3]
-    there = np.maximum(1, counts[:, 2])
-    lost = 100.0 * (before[:, 0] - counts[:, 0]) / there
+def _by_class(said: np.ndarray, reference: np.ndarray, rows: Rows, classes: int) -> tuple[int, float, int, tuple[float, ...]]:
+    """Give the class that loses most recall, how many points, its rows, and every class's recall, from answers int [m]."""
+    if not rows.has_several:
+        matrix = statistics.confusion_matrix(said, rows.targets, classes)
+        recalls = np.diag(matrix) / np.maximum(1, matrix.sum(axis=1))
+        return *statistics.worst_class(reference, said, rows.targets, classes), tuple(map(float, recalls))
+    right, before = ((given.reshape(rows.labels.shape) & rows.labels).sum(axis=0) for given in (said, reference))
+    there = rows.labels.sum(axis=0)
+    lost = 100.0 * (before - right) / np.maximum(1, there)
     worst = int(lost.argmax())
-    own = {"worst_class": classes[worst], "worst_class_drop": round(float(lost[worst]), 4), "worst_class_rows": int(counts[worst, 2])}
-    comparison = measured.comparison.model_copy(update=own)
-    recalls = tuple(float(recall) for recall in counts[:, 0] / there)
-    return replace(measured, comparison=comparison, recalls=recalls, judged=rows.judged, f1=round(f1_of(counts), 6))
+    return worst, float(lost[worst]), int(there[worst]), tuple(map(float, right / np.maximum(1, there)))
 
 
 def embedding_cosine(embeddings: np.ndarray, eager: np.ndarray) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from fmx.data.rows import Rows
 from fmx.drift import CLASS_SHARE, EMBEDDING_CENTRE, TOPS, centre_of, counts_of, distances_from, edges
 from fmx.entities import IGNORED, summary_of
+from fmx.statistics import as_shares
 from fmx.tasks import Task
 
 CHUNK = 256
@@ -31,7 +32,7 @@ def reference_statistics(task: Task, rows: Rows, probabilities: np.ndarray, embe
         centre = centre_of(embeddings)
         facts_of_rows = {**facts_of_rows, "embedding_distance": distances_from(centre, embeddings)}
     if rows.has_several:
-        probabilities = probabilities[..., 1] / np.maximum(1e-12, probabilities[..., 1].sum(axis=1, keepdims=True))
+        probabilities = as_shares(probabilities[..., 1])
     elif rows.has_tags:
         probabilities = np.stack([summary_of(said[tags != IGNORED]) for said, tags in zip(probabilities, rows.labels, strict=True)])
     chunks = []

@@ -75,11 +75,14 @@ def compare_entities(
     answers = {"majority": np.zeros(len(test.targets), np.int64), "tfidf": _tfidf_tags(rows, task)}
     found = {name: wilson_interval(int((said == test.targets).sum()), len(said)) for name, said in answers.items()}
     scores = {name: f1_of(counts_of(said, test, labels)) for name, said in answers.items()}
-    reached = metrics["entities"]["f1"]
-    if reached <= scores["tfidf"]:
-        against = f"F1 of entities {100 * reached:.2f} % against {100 * scores['tfidf']:.2f} % on the test rows"
-        say(f"This training did not beat TF-IDF with logistic regression: {against}.")
+    _say_if_not_beaten("entities", metrics["entities"]["f1"], scores["tfidf"], say)
     return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "entity_baselines": scores}
+
+
+def _say_if_not_beaten(what: str, reached: float, tfidf: float, say: Callable[[str], None]) -> None:
+    if reached <= tfidf:
+        against = f"F1 of {what} {100 * reached:.2f} % against {100 * tfidf:.2f} % on the test rows"
+        say(f"This training did not beat TF-IDF with logistic regression: {against}.")
 
 
 def compare_labels(rows: dict[str, Rows], labels: tuple[str, ...], metrics: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -93,10 +96,7 @@ def compare_labels(rows: dict[str, Rows], labels: tuple[str, ...], metrics: dict
     answers = {"majority": np.tile(sets[counts.argmax()], (len(test), 1)), "tfidf": _tfidf_labels(rows, len(labels))}
     found = {name: wilson_interval(int((said == test.labels).all(axis=1).sum()), len(test)) for name, said in answers.items()}
     scores = {name: f1_of(counts_of(said.reshape(-1), test, labels)) for name, said in answers.items()}
-    reached = metrics["labels"]["f1"]
-    if reached <= scores["tfidf"]:
-        against = f"F1 of the labels {100 * reached:.2f} % against {100 * scores['tfidf']:.2f} % on the test rows"
-        say(f"This training did not beat TF-IDF with logistic regression: {against}.")
+    _say_if_not_beaten("the labels", metrics["labels"]["f1"], scores["tfidf"], say)
     return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "label_baselines": scores}
 
 

@@ -87,12 +87,10 @@ class Fit:
     @property
     def has_collapsed(self) -> bool:
         """Whether a network that told classes apart now answers one class to everything, epoch after epoch (transformers#297)."""
+        if self.keeps_last or not self.may_collapse:
+            return False
         before, last = self.epochs[:-COLLAPSED_EPOCHS], self.epochs[-COLLAPSED_EPOCHS:]
-        return self._may_collapse and any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
-
-    @property
-    def _may_collapse(self) -> bool:
-        return self.may_collapse and not self.keeps_last
+        return any(epoch.classes_answered > 1 for epoch in before) and all(epoch.classes_answered == 1 for epoch in last)
 
     def is_over(self, epochs: int, patience: int) -> bool:
         """Say whether all epochs are done, `patience` of them went by without a better one, or the network has collapsed."""

@@ -14,7 +14,7 @@ from fmx.data import GUESSED, Columns, columns_with, split_of
 from fmx.data.rows import Rows
 from fmx.entities import Span, f1_of
 from fmx.errors import DataError
-from fmx.evaluation import counts_of, drop_of_f1, labelled_rows
+from fmx.evaluation import drop_of_f1, labelled_rows
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.timing import interleaved
@@ -68,20 +68,9 @@ def compare_packages(
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
         rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
-        with progress(f"evaluating {name}", len(rows)) as advance:
-            probabilities = predictor.run_all(rows.values, advance)
-        if rows.has_tags:
-            names, said, labels = _entities_of(predictor, rows)
+        names, said, labels = _entities_of(predictor, rows) if rows.has_tags else _labels_of(predictor, rows, name)
+        if rows.has_units:
             counts[name] = np.array([[len(one & other), len(one), len(other)] for one, other in zip(said, labels, strict=True)])
-        elif rows.has_several:
-            first_labels = rows.picked(probabilities).argmax(axis=1)
-            counts[name] = counts_of(first_labels, rows, manifest.labels).sum(axis=1)
-            names = rows.names
-            said, labels = (_sets(given.reshape(rows.labels.shape), manifest.labels) for given in (first_labels, rows.labels))
-        else:
-            names = rows.names
-            said = np.array([manifest.labels[i] for i in probabilities.argmax(axis=1)])
-            labels = np.array([manifest.labels[i] for i in rows.labels])
         if first is not None and first != names:
             raise DataError("The packages cannot be compared: each reads other rows of these data.", hint="Repair the files that one skips.")
         first, answers[name] = names, said
@@ -118,13 +107,24 @@ def compare_packages(
     return Compared({**sums, **paired, "data": data, "worse": worse}, tuple(worse))
 
 
-def _sets(said: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:
-    """Give the names of what is said of each row, int [n, labels], sorted: a string each, [n]."""
-    return np.array(["\n".join(sorted(label for label, is_said in zip(labels, row, strict=True) if is_said)) for row in said])
+Answers = tuple[tuple[str, ...], np.ndarray, np.ndarray]
+"""Names of rows or texts, what was said of each, and what is right: [n] each, of strings or, where several things may be said, of sets."""
 
 
-def _entities_of(predictor: PackagePredictor, rows: Rows) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Give the texts of rows by name, with the entities that a package finds in each and those that are there: object [texts], sets of spans.
+def _labels_of(predictor: PackagePredictor, rows: Rows, side: str) -> Answers:
+    """Give the labels that a package says of rows, by name."""
+    labels = predictor.contract.labels
+    with progress(f"evaluating {side}", len(rows)) as advance:
+        said = predictor.run_all(rows.values, advance).argmax(axis=-1)
+    if not rows.has_several:
+        return rows.names, np.array([labels[i] for i in said]), np.array([labels[i] for i in rows.labels])
+    sets = np.empty((2, len(rows)), object)
+    sets[:] = [[{labels[i] for i in np.flatnonzero(row)} for row in given] for given in (said, rows.labels)]
+    return rows.names, sets[0], sets[1]
+
+
+def _entities_of(predictor: PackagePredictor, rows: Rows) -> Answers:
+    """Give the entities that a package finds in the texts of rows, as sets of spans.
 
     Spans of characters, and not tags: each package's tokenizer cuts texts in its own way.
     """

@@ -1,4 +1,4 @@
-"""Entities in a text: from spans of characters to a tag for each unit of the text, and back. Numpy and the standard library alone.
+"""Entities in a text: from spans of characters to a tag for each unit of the text, and back.
 
 Tokenizers cut words in their own ways, so tags are not put on tokens but on units: a token with what follows it in the same word, told by the
 text's own characters. A model answers each unit at its first token. Positions are Unicode code points of the text as it was given.
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from fmx.statistics import precision_recall_f1
 
 OUTSIDE = "O"
 IGNORED = -100
@@ -221,20 +223,9 @@ def entity_measures(counts: np.ndarray, tags: Sequence[str]) -> dict[str, object
 
 def f1_of(counts: np.ndarray) -> float:
     """Give F1 over all entities, from int64 [..., 3] of right, found and there."""
-    right, found, there = counts.reshape(-1, 3).sum(axis=0)
-    return _share(2 * right, found + there)
+    return precision_recall_f1(counts.reshape(-1, 3).sum(axis=0))["f1"]
 
 
 def _measures(counts: np.ndarray) -> dict[str, float]:
-    right, found, there = (int(value) for value in counts)
-    return {
-        "precision": _share(right, found),
-        "recall": _share(right, there),
-        "f1": _share(2 * right, found + there),
-        "entities": there,
-        "found": found,
-    }
-
-
-def _share(part: int, whole: int) -> float:
-    return float(part / whole) if whole else 0.0
+    _, found, there = (int(value) for value in counts)
+    return {**precision_recall_f1(counts), "entities": there, "found": found}

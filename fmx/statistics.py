@@ -219,15 +219,11 @@ def several_measures(said: np.ndarray, wanted: np.ndarray, pairs: np.ndarray, na
     Returns:
         Among others `accuracy`, of rows that are wholly right, and `labels`, over all labels of all rows.
     """
-    right, found, there = (said & wanted).sum(axis=0), said.sum(axis=0), wanted.sum(axis=0)
-    scores = [_share(2 * right[i], found[i] + there[i]) for i in range(len(names))]
-    table = [
-        {"label": name, "precision": _share(right[i], found[i]), "recall": _share(right[i], there[i]), "f1": scores[i], "rows": int(there[i])}
-        for i, name in enumerate(names)
-    ]
-    sums = {"precision": _share(right.sum(), found.sum()), "recall": _share(right.sum(), there.sum())}
-    micro = {**sums, "f1": _share(2 * right.sum(), found.sum() + there.sum()), "there": int(there.sum()), "said": int(found.sum())}
-    present = [score for i, score in enumerate(scores) if there[i] or found[i]]
+    counts = np.stack([said & wanted, said, wanted], axis=2).sum(axis=0)  # [labels, 3]
+    table = [{"label": name, **precision_recall_f1(row), "rows": int(row[2])} for name, row in zip(names, counts, strict=True)]
+    sums = counts.sum(axis=0)
+    micro = {**precision_recall_f1(sums), "there": int(sums[2]), "said": int(sums[1])}
+    present = [precision_recall_f1(row)["f1"] for row in counts if row[1] or row[2]]
     confusion = confusion_matrix(said.reshape(-1).astype(int), wanted.reshape(-1).astype(int), 2)
     return {
         "accuracy": wilson_interval(int((said == wanted).all(axis=1).sum()), len(said)).model_dump(),
@@ -240,5 +236,13 @@ def several_measures(said: np.ndarray, wanted: np.ndarray, pairs: np.ndarray, na
     }
 
 
-def _share(part: int, whole: int) -> float:
-    return float(part / whole) if whole else 0.0
+def precision_recall_f1(counts: np.ndarray) -> dict[str, float]:
+    """Give the three from how many are right, found and there, int [3]; a measure of nothing is 0."""
+    right, found, there = (int(value) for value in counts)
+    parts = {"precision": (right, found), "recall": (right, there), "f1": (2 * right, found + there)}
+    return {name: part / whole if whole else 0.0 for name, (part, whole) in parts.items()}
+
+
+def as_shares(chances: np.ndarray) -> np.ndarray:
+    """Divide probabilities that are each by itself, float [..., labels], by their sum, as if one label were told."""
+    return np.asarray(chances / np.maximum(1e-12, chances.sum(axis=-1, keepdims=True)))

@@ -141,13 +141,13 @@ def show_variants(package: Package) -> None:
         columns += [f"batch {batch}", "speed-up"]
     rows = [_row(variant, len(batches)) for variant in variants]
     judged = variants[0].accuracy
-    output.table(f"Package {package.name}, " + (f"{judged.n} test {_what(variants[0])}" if judged else "not evaluated"), columns, rows)
+    output.table(f"Package {package.name}, " + (f"{judged.n} test {_what(package)}" if judged else "not evaluated"), columns, rows)
     for variant in variants:
         typer.echo(f"{variant.name}: {variant.why}")
 
 
-def _what(variant: Variant) -> str:
-    return "rows" if variant.f1 is None else "rows or units"
+def _what(package: Package) -> str:
+    return "units of texts" if package.manifest.output.kind == "tags" else "rows"
 
 
 def _row(variant: Variant, batches: int) -> list[str]:

@@ -18,7 +18,7 @@ from fmx.data.parts import Part, check_column, listed, open_parts
 from fmx.data.source import SPLITS, Item, Source, unknown_classes
 from fmx.data.splitting import complete_unlabelled
 from fmx.data.tables import Reader, as_text, check_rows, first_few, is_placed, read_jsonl, read_parquet, read_split
-from fmx.data.text import MOST_EMPTY, TEXT_COLUMNS, Columns
+from fmx.data.text import MOST_EMPTY, TEXT_COLUMNS, Columns, find_column
 from fmx.entities import Span, kinds_of, spans_of_tags, tags_of, writes_spaces
 from fmx.errors import DataError
 
@@ -115,19 +115,14 @@ def _choose_columns(part: Part, told: Columns, group_by: str | None) -> _Chosen:
         check_rows(part.where, 0, part.table.faults, (), _FORMS)
     for name in filter(None, (told.text, told.label, group_by)):
         check_column(part, name, _FORMS)
-    has_spans = _first(columns, TEXT_COLUMNS) and _first(columns, SPAN_COLUMNS[:3])
-    text = told.text or (None if has_spans else _first(columns, TOKEN_COLUMNS)) or _first(columns, TEXT_COLUMNS)
+    has_spans = find_column(columns, TEXT_COLUMNS) and find_column(columns, SPAN_COLUMNS[:3])
+    text = told.text or (None if has_spans else find_column(columns, TOKEN_COLUMNS)) or find_column(columns, TEXT_COLUMNS)
     in_tokens = text is not None and any(isinstance(row.get(text), list) for _, row in part.table.rows)
-    answer = told.label or _first(columns, TAG_COLUMNS if in_tokens else SPAN_COLUMNS)
+    answer = told.label or find_column(columns, TAG_COLUMNS if in_tokens else SPAN_COLUMNS)
     if text is None or answer is None or text == answer:
         raise DataError(f"{part.where} has no text with its entities, nor tokens with tags; its columns: {listed(columns)}.", hint=_FORMS)
-    split = None if part.split else _first(columns, ("split",))
-    return _Chosen(text, answer, in_tokens, split, group_by or _first(columns, ("group",)))
-
-
-def _first(columns: list[str], wanted: Sequence[str]) -> str | None:
-    there = {name.lower(): name for name in reversed(columns)}
-    return next((there[name] for name in wanted if name in there), None)
+    split = None if part.split else find_column(columns, ("split",))
+    return _Chosen(text, answer, in_tokens, split, group_by or find_column(columns, ("group",)))
 
 
 def _read_part(part: Part, columns: _Chosen, found: _Found) -> None:
@@ -164,9 +159,9 @@ def _of_tokens(tokens: Any, tags: Any) -> tuple[str, list[Span]]:
         raise ValueError("there are not as many tags as tokens")
     if not all(isinstance(token, str) and token.strip() for token in tokens):
         raise ValueError("a token is no text")
-    wrong = next((tag for tag in tags if not isinstance(tag, str) or not TAG.fullmatch(tag)), None)
-    if any(tag is wrong or not tag.isprintable() for tag in tags):
-        raise ValueError(f"{wrong!a} is no tag of BIO or BIOES" if wrong is not None else "a tag cannot be written on a line")
+    wrong = [tag for tag in tags if not isinstance(tag, str) or not TAG.fullmatch(tag) or not tag.isprintable()]
+    if wrong:
+        raise ValueError(f"{wrong[0]!a} is no tag of BIO or BIOES")
     text, places = joined_tokens([token.strip() for token in tokens])
     return text, [Span(kind, places[first][0], places[end - 1][1]) for kind, first, end in spans_of_tags(tags)]
 

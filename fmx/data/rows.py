@@ -90,13 +90,10 @@ class Rows:
 
     def taken(self, index: np.ndarray) -> Rows:
         """Give some of the rows, int64 indices, in that order; the fingerprint stays that of all."""
-        kept: dict[str, Any] = {name: tuple(all_of[i] for i in index) if all_of else () for name, all_of in self._beside.items()}
+        beside = {"names": self.names, "digests": self.digests, "items": self.items}
+        kept: dict[str, Any] = {name: tuple(all_of[i] for i in index) if all_of else () for name, all_of in beside.items()}
         facts = {name: values[index] for name, values in self.facts.items()}
         return replace(self, values=self.values[index], labels=self.labels[index], facts=facts, **kept)
-
-    @property
-    def _beside(self) -> dict[str, tuple[Any, ...]]:
-        return {"names": self.names, "digests": self.digests, "items": self.items}
 
     def sequences(self, picked: np.ndarray) -> list[np.ndarray]:
         """Cut what was picked, [m, ...], into the texts that it is of, in order; the pieces of one text are put together."""

@@ -26,4 +26,5 @@ class TextClassification(Task):
     """Of one row."""
 
     def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
-        super().__init__(labels, TextReader(spec, tokenizer), spec)
+        self._reader = TextReader(spec, tokenizer)
+        super().__init__(labels, self._reader, spec)

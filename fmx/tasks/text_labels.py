@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmx.statistics import as_shares
 from fmx.task_names import LABELS
 from fmx.tasks.task import Answer, Piece
 from fmx.tasks.text_classification import TextClassification
@@ -50,8 +51,7 @@ class TextLabels(TextClassification):
 
     def answer(self, data: bytes, pieces: Sequence[Piece], probabilities: Sequence[np.ndarray], top_k: int) -> Answer:
         """Do as every task does; a row's summary are its labels' probabilities, as shares of their sum."""
-        chances = probabilities[0][:, 1]
-        return Answer(self.prediction(probabilities[0], top_k), [chances / max(1e-12, float(chances.sum()))])
+        return Answer(self.prediction(probabilities[0], top_k), [as_shares(probabilities[0][:, 1])])
 
     def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float]]:
         """Give the labels that are said, with their scores."""

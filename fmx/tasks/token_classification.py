@@ -15,7 +15,7 @@ from fmx.entities import IGNORED, Found, Span, Unit, find_entities, is_exact, su
 from fmx.task_names import TOKENS
 from fmx.tasks.task import Answer, Piece
 from fmx.tasks.text_classification import TextClassification
-from fmx.texts import MAX_CHARACTERS, TextReader, spread_answers, text_of
+from fmx.texts import MAX_CHARACTERS, spread_answers, text_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,7 +37,6 @@ class TokenClassification(TextClassification):
 
     def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(labels, spec, tokenizer)
-        self._reader = TextReader(spec, tokenizer)
         self.decode = self._decoded
         self._capacity = spec.max_length - spec.special_tokens
         self._pad_id = spec.pad_id
@@ -154,7 +153,6 @@ def _cuts(begins: list[int], starts: list[int], capacity: int, length: int) -> l
         cuts.append((starts[first], starts[end]))
         back = end - capacity // OVERLAP
         first = _last(begins, first + 1, back) or _first(begins, max(first, back) + 1, end) or end
-
     return [*cuts, (starts[first], length)]
 
 
