@@ -57,17 +57,14 @@ def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
 def write_encoder(folder: Path, more: Iterable[str] = ()) -> Path:
     """Save a BERT of 2 layers with seeded random weights, and a WordPiece tokenizer that knows the words of `make_texts`, and of `more` texts."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    texts = [text for text, _ in make_texts(60)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 [](){}<>.,;:!?'\"-_/@# é ü ñ"] * 3
-    known = [*texts, *more]
-    size = 300 if len(known) == len(texts) else 400
-    tokenizer.train_from_iterator(known, trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False))
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    texts = [text for text, _ in make_texts(60)] + ["abcdefghijklmnopqrstuvwxyz 0123456789 [](){}<>.,;:!?'\"-_/@# é ü ñ"]
+    words = [word for text in (*texts, *more) for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+    tokenizer = Tokenizer(models.WordPiece(vocabulary_of(words), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
     around = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around)
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
@@ -85,6 +82,16 @@ def write_encoder(folder: Path, more: Iterable[str] = ()) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+def vocabulary_of(words: list[str]) -> dict[str, int]:
+    """Number the special tokens, every character at the beginning of a word and inside one, and the words that come more than once.
+
+    The trainer of `tokenizers` would do as well, but breaks ties otherwise in every process.
+    """
+    characters = sorted({mark + character for word in words for place, character in enumerate(word) for mark in ("", "##" * (place > 0))})
+    whole = sorted({word for word in words if words.count(word) > 1 and len(word) > 1})
+    return {token: number for number, token in enumerate([*SPECIAL, *characters, *whole])}
 
 
 _NAMES = ("ada", "grace", "alan", "linus", "王芳", "李伟")

@@ -315,7 +315,7 @@ def test_entities_are_marked_in_the_text(browser: Any, entity_package: Package, 
     """Emoji are two characters to a browser and one to the service: marks must not slip."""
     text = "🎉🎉 grace <i>is</i> in new york 王芳"
     expected = PackagePredictor.open(entity_package.folder).predict([text.encode()])[0]["entities"]
-    assert any(one["start"] > 1 for one in expected)  # behind the emoji
+    assert {one["text"] for one in expected} >= {"grace", "王芳"}
     with serving(tmp_path, entity_package.folder) as running, opened_page(browser, running) as page:
         page.locator("#key").fill(running.key)
         page.locator("#text").fill(text)

@@ -63,7 +63,7 @@ def test_method_for_texts_leaves_a_run_that_answers_as_it_was_measured(method: s
     rate = {"few-shot": 3e-3, "ia3": 0.1, "adapter": 1e-2}[method]  # a random encoder needs higher ones than a pretrained one
     patience: dict[str, Any] = {} if method == "few-shot" else {"patience": 25}
     run = train(text_table, tiny_encoder, tmp_path / "runs", method=method, epochs=25, lr=rate, **patience)
-    assert run.info.accuracy.value > 0.5  # of three classes, in 24 rows; the encoder's vocabulary is not the same each time
+    assert run.info.accuracy.value > 0.7
     assert confusion_of(run) == run.info.metrics["confusion"]
     assert not [name for name in load_file(run.weights) if "ia3" in name]
     again = evaluate_run(run, str(text_table), CPU)
@@ -219,7 +219,7 @@ def test_two_processes_learn_from_pairs_what_one_learns(text_table: Path, tiny_e
     one = train(text_table, body, tmp_path / "runs", name="one", dropout=0.0, **{k: v for k, v in settings.items() if k not in OPTIONS or k == "lr"})
     two = load_run(tmp_path / "runs" / "two")
     first, second = (load_file(run.weights) for run in (one, two))
-    assert max(float((first[key] - second[key]).abs().max()) for key in first) < 1e-3
+    assert max(float((first[key] - second[key]).abs().max()) for key in first) < 5e-4
     base = load_file(tiny_encoder / "model.safetensors")
     moved = [key for key, value in base.items() if f"encoder.{key}" in first and not torch.equal(value, first[f"encoder.{key}"])]
     assert len(moved) > 30

@@ -39,7 +39,7 @@ def test_run_of_entities_learns_and_is_measured_as_seqeval_does(entity_run: Run)
     info = entity_run.info
     assert (info.task, info.labels) == (TASK, ("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
     entities = info.metrics["entities"]
-    assert entities["f1"] > 0.6
+    assert entities["f1"] > 0.8
     test = rows_of(entity_run)["test"]
     said = test.picked(eager_probabilities(restore_network(entity_run), test, CPU)).argmax(axis=1)
     tags = [[[info.labels[i] for i in row] for row in test.sequences(found)] for found in (test.targets, said)]
@@ -61,7 +61,7 @@ def test_run_is_measured_again_alike(entity_run: Run, entity_table: Path) -> Non
 def test_baselines_are_none_and_the_words_themselves(entity_run: Run) -> None:
     metrics = entity_run.info.metrics
     assert metrics["entity_baselines"]["majority"] == 0.0
-    assert metrics["entity_baselines"]["tfidf"] > 0.8  # the made names are few, and told by themselves
+    assert metrics["entity_baselines"]["tfidf"] > 0.9  # the made names are few, and told by themselves
     assert metrics["baselines"]["majority"]["value"] == pytest.approx((rows_of(entity_run)["test"].targets == 0).mean())
 
 
@@ -167,4 +167,4 @@ def test_epochs_are_judged_by_the_entities(entity_run: Run) -> None:
     said = validation.picked(eager_probabilities(restore_network(entity_run), validation, CPU)).argmax(axis=1)
     tags = [[[entity_run.info.labels[i] for i in row] for row in validation.sequences(found)] for found in (validation.targets, said)]
     assert lines[entity_run.info.best_epoch - 1]["validation_accuracy"] == pytest.approx(f1_score(*tags), abs=1e-6)
-    assert lines[0]["validation_accuracy"] < 0.7  # of the units more are right by then
+    assert lines[0]["validation_accuracy"] < 0.5  # of the units more are right by then
