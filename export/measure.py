@@ -21,6 +21,7 @@ from fmx.evaluation import counts_of, drop_of
 from fmx.host import usable_cpus
 from fmx.predictor import Predictor
 from fmx.progress import progress
+from fmx.scores import expected, pearson
 from fmx.statistics import accuracy_of, softmax
 from fmx.tasks import Task
 from fmx.texts import lengths_of
@@ -53,6 +54,8 @@ class Measured:
     """What the drop is in points of."""
     f1: float | None = None
     """Of entities or of several labels, whose drop is in points of it."""
+    pearson: float | None = None
+    """The same of scores."""
 
 
 def check_parity(network: Network, predictor: Predictor, images: np.ndarray) -> None:
@@ -114,7 +117,8 @@ def measure_answers(probabilities: np.ndarray, eager: np.ndarray, rows: Rows, cl
     )
     accuracy = _wholly_right(said, rows) if rows.has_several else accuracy_of(answers, labels)
     f1 = round(f1_of(counts_of(said, rows, classes)), 6) if rows.has_units else None
-    return Measured(accuracy, round(drop, 4), parity, comparison, probabilities, recalls, rows.judged, f1)
+    correlation = round(pearson(expected(probabilities, rows.grades), rows.scores), 6) if rows.grades else None
+    return Measured(accuracy, round(drop, 4), parity, comparison, probabilities, recalls, rows.judged, f1, correlation)
 
 
 def _wholly_right(said: np.ndarray, rows: Rows) -> Interval:

@@ -131,6 +131,7 @@ def _write_variant(folder: Path, candidate: Candidate) -> Variant:
         embedding_cosine=candidate.embedding_cosine,
         accuracy=candidate.measured.accuracy,
         f1=candidate.measured.f1,
+        pearson=candidate.measured.pearson,
         drop=candidate.measured.drop,
         parity=candidate.measured.parity,
         latency=candidate.latency,

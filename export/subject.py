@@ -12,12 +12,12 @@ from finetune.device import choose_device
 from finetune.evaluation import eager_probabilities
 from finetune.network import Network, restore_network
 from finetune.text_models import TextBody
-from fmx.contract import ClassesOutput, EmbeddingOutput, ModelContract, Output, SeveralOutput, TagsOutput
+from fmx.contract import ClassesOutput, EmbeddingOutput, ModelContract, Output, ScoresOutput, SeveralOutput, TagsOutput
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
 from fmx.errors import DataError
 from fmx.run import Run, task_of
-from fmx.task_names import LABELS, TOKENS
+from fmx.task_names import LABELS, SCORES, TOKENS
 from fmx.tasks import Task
 
 Say = Callable[[str], None]
@@ -77,7 +77,7 @@ def open_subject(run: Run, stages: Stages, say: Say, *, embedding: bool = False)
     network = restore_network(run)
     eager = {split: stages.array(key_of_answers(run, split), _answers(network, rows[split])) for split in ("validation", "test")}
     say(f"{info.name}: {info.model}, {len(info.labels)} classes, judged on {len(rows['test'])} test rows.")
-    outputs: dict[str, Output] = {TOKENS: TagsOutput(), LABELS: SeveralOutput()}
+    outputs: dict[str, Output] = {TOKENS: TagsOutput(), LABELS: SeveralOutput(), SCORES: ScoresOutput()}
     output = outputs.get(task.name, ClassesOutput())
     contract = ModelContract(
         task=info.task, labels=info.labels, input=info.input, output=output, embedding=_embedding_of(network) if embedding else None

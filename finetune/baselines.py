@@ -15,14 +15,17 @@ from fmx.entities import IGNORED, f1_of
 from fmx.errors import missing_extra
 from fmx.evaluation import counts_of
 from fmx.pairs import texts_of
-from fmx.ranking import ranking_of
+from fmx.ranking import ranking_measures, ranking_of, worth_of
+from fmx.scores import pearson
 from fmx.statistics import accuracy_of, best_thresholds, wilson_interval
 from fmx.tasks import TokenClassification
 
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularisations, of which the validation rows choose."""
+STRENGTHS_OF_SCORES = (0.1, 1.0, 10.0)
+"""The same, of the ridge regression"""
 MOST_ROWS = 50_000
-"""Training rows of the logistic regression, evenly spread, at most."""
+"""Training rows of either regression, evenly spread, at most."""
 MOST_UNITS = 100_000
 """The same, of units of texts."""
 
@@ -100,6 +103,24 @@ def compare_labels(rows: dict[str, Rows], labels: tuple[str, ...], metrics: dict
     return {"baselines": {name: interval.model_dump() for name, interval in found.items()}, "label_baselines": scores}
 
 
+def compare_scores(rows: dict[str, Rows], metrics: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Do as `compare_with_baselines` does for scores: TF-IDF with ridge regression. The mean of all, the other baseline, correlates with nothing.
+
+    Returns:
+        `score_baselines`, Pearson's correlation by `tfidf`; with `ranking`, `ranking_baselines` too.
+    """
+    test = rows["test"]
+    said = _tfidf_scores(rows["train"], rows["validation"], test)
+    reached, of_baseline = metrics["scores"]["pearson"], pearson(said, test.scores)
+    if reached <= of_baseline:
+        say(f"This training did not beat TF-IDF with ridge regression: correlation {reached:.4f} against {of_baseline:.4f} on the test rows.")
+    told: dict[str, Any] = {"score_baselines": {"tfidf": of_baseline}}
+    worth = worth_of(test.grades)
+    if "ranking" in metrics and worth is not None:
+        told["ranking_baselines"] = {"tfidf": ranking_measures(said, worth[test.labels], [item.query for item in test.items])}
+    return told
+
+
 def _tfidf_labels(rows: dict[str, Rows], labels: int) -> np.ndarray:
     """Answer each label by itself, at the threshold that serves validation rows best: int64 [n, labels]."""
     validation, test = rows["validation"], rows["test"]
@@ -172,8 +193,32 @@ def tfidf_probabilities(train: Rows, validation: Rows, test: Rows, classes: int)
         float64 [n, classes]
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+
+    chosen, (features, held_out, unseen) = _tfidf_features(train, validation, test)
+    labels = train.labels[chosen]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        models = [LogisticRegression(C=strength, max_iter=300).fit(features, labels) for strength in STRENGTHS]
+    best = max(models, key=lambda model: float((model.predict(held_out) == validation.labels).mean()))
+    probabilities = np.zeros((len(test), classes))
+    probabilities[:, best.classes_] = best.predict_proba(unseen)
+    return probabilities
+
+
+def _tfidf_scores(train: Rows, validation: Rows, test: Rows) -> np.ndarray:
+    """Learn TF-IDF with ridge regression and answer the test rows: float64 [n]."""
+    from sklearn.linear_model import Ridge
+
+    chosen, (features, held_out, unseen) = _tfidf_features(train, validation, test)
+    models = [Ridge(alpha=1.0 / strength).fit(features, train.scores[chosen]) for strength in STRENGTHS_OF_SCORES]
+    best = max(models, key=lambda model: pearson(model.predict(held_out), validation.scores))
+    return np.asarray(best.predict(unseen), np.float64)
+
+
+def _tfidf_features(train: Rows, validation: Rows, test: Rows) -> tuple[np.ndarray, list[Any]]:
+    """Give which training rows are learnt from, int64, and sparse matrices [rows, features] of them, the validation and the test rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union
 
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True, max_features=200_000)
@@ -182,15 +227,7 @@ def tfidf_probabilities(train: Rows, validation: Rows, test: Rows, classes: int)
     chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST_ROWS)).astype(int))
     texts = _texts(train, chosen)
     union.fit([text for row in texts for text in row])
-    features, labels = _features(union, texts), train.labels[chosen]
-    held_out = _features(union, _texts(validation))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        models = [LogisticRegression(C=strength, max_iter=300).fit(features, labels) for strength in STRENGTHS]
-    best = max(models, key=lambda model: float((model.predict(held_out) == validation.labels).mean()))
-    probabilities = np.zeros((len(test), classes))
-    probabilities[:, best.classes_] = best.predict_proba(_features(union, _texts(test)))
-    return probabilities
+    return chosen, [_features(union, given) for given in (texts, _texts(validation), _texts(test))]
 
 
 def _features(union: Any, rows: list[list[str]]) -> Any:

@@ -183,11 +183,11 @@ def _describe(source: Source, rows: dict[str, Rows], spec: Input, say: Say) -> N
         say(f"Skipped {file}: {reason}.")
     counts = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in rows.items())
     size = f"{spec.width} x {spec.height} pixels" if isinstance(spec, ImageInput) else f"up to {spec.max_length} tokens"
-    what = f"{len(source.labels)} {'labels' if source.has_several else 'classes'}"
+    what = f"{len(source.labels)} {'grades of scores' if source.has_scores else 'labels' if source.has_several else 'classes'}"
     if source.has_entities:
         what = f"entities of {', '.join(kinds_of(source.labels))}"
     say(f"{source.name}: {what}, {counts} rows of {size}" + (f"; {len(skipped)} inputs skipped." if skipped else "."))
-    if any(item.query for item in rows["test"].items) and relevance_of(source.labels) is None:
+    if any(item.query for item in rows["test"].items) and not source.has_scores and relevance_of(source.labels) is None:
         say("The labels have no order, so that the candidates of a query are not ranked: whole numbers would have one, or yes and no.")
 
 

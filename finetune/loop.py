@@ -28,7 +28,6 @@ from finetune.settings import TrainSettings
 from finetune.speed import autocast, is_out_of_memory
 from finetune.tasks.units import answered
 from finetune.world import World
-from fmx.entities import f1_of
 from fmx.errors import ModelError
 from fmx.progress import progress
 
@@ -53,7 +52,7 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
-    """Of entities and of several labels their F1"""
+    """Of entities and of several labels their F1, of scores their correlation"""
     classes_answered: int
     """How many classes the validation rows were said to be."""
     learning_rate: float
@@ -104,7 +103,10 @@ class Judged:
 
     loss: float
     accuracy: float
-    """Of entities and of several labels their F1: most units and labels are none, and who says none of them all is right of most."""
+    """Of scores their correlation; of entities and of several labels their F1.
+
+    Most units and labels are none, and who says none of them all is right of most.
+    """
     classes_answered: int
 
 
@@ -399,15 +401,15 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
     device = next(module.parameters()).device
     classes = plan.targets.classes if plan.targets else int(max(plan.train_labels.max(), plan.validation_labels.max())) + 1
     loss, correct, asked, answers = 0.0, 0, 0, torch.zeros(classes)
-    found = np.zeros(3)
+    found = np.zeros(plan.judge.size if plan.judge else 0)
     order = torch.arange(len(plan.validation_labels)) if plan.lengths is None else torch.argsort(plan.lengths[1], stable=True)
     for index in torch.split(world.share(order), batch_size):
         inputs = plan.batch(plan.validation_inputs[index], None)
         with autocast(precision, device):
             logits = module(inputs).float()
         wanted = plan.targets.of(inputs) if plan.targets else plan.validation_labels[index].to(device)
-        if plan.counted is not None:
-            found += plan.counted(logits, wanted)
+        if plan.judge is not None:
+            found += plan.judge.sums(logits, wanted)
         logits, wanted = answered(logits, wanted)
         loss += float(nn.functional.cross_entropy(logits, wanted, reduction="sum"))
         said = logits.argmax(dim=1)
@@ -415,8 +417,8 @@ def evaluate(module: nn.Module, plan: Plan, world: World, precision: str, batch_
         asked += len(wanted)
         answers += torch.bincount(said.cpu(), minlength=classes)[:classes]
     loss, right, count, *rest = world.sums([loss, correct, asked, *found.tolist(), *answers.tolist()])
-    accuracy = f1_of(np.array(rest[:3])) if plan.counted is not None else right / count
-    return Judged(loss / count, accuracy, sum(times > 0 for times in rest[3:]))
+    accuracy = plan.judge.measure(np.array(rest[: len(found)])) if plan.judge is not None else right / count
+    return Judged(loss / count, accuracy, sum(times > 0 for times in rest[len(found) :]))
 
 
 def bucket_by_length(batches: tuple[Tensor, ...], lengths: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.network import Network
 from finetune.settings import TrainSettings
+from finetune.tasks.judging import Judge
 from fmx.data.rows import Rows
 
 Batch = Callable[[Tensor, torch.Generator | None], Tensor]
@@ -56,8 +57,8 @@ class Plan:
     """Of training and validation inputs, int64 [n] each, where they have different ones: those of about one length share a batch."""
     keeps_last: bool = False
     """Whether the last epoch is kept, whatever the validation rows say."""
-    counted: Callable[[Tensor, Tensor], np.ndarray] | None = None
-    """Counts of logits and labels what is rightly found, found and there, float64 [3]: epochs are then judged by F1."""
+    judge: Judge | None = None
+    """What epochs are judged by; None is accuracy."""
     targets: Targets | None = None
     """None: the labels."""
     finish: Callable[[], None] = _nothing

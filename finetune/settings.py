@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fmx.settings import check
-from fmx.task_names import IMAGES, LABELS, PAIRS, READ_TEXTS, TEXTS, TOKENS, TaskName
+from fmx.task_names import IMAGES, IN_PAIRS, LABELS, PAIRS, READ_TEXTS, SCORES, TEXTS, TOKENS, TaskName
 
 EMBEDDED_MODEL = "efficientnet_lite0"
 EMBEDDED_TEXT_MODEL = "all-minilm-l6-v2"
@@ -64,6 +64,7 @@ _WANTED_DATA = {
     TEXTS: "a table with a text and a label column",
     LABELS: "a table with a text and a column of labels",
     PAIRS: "a table with two text columns and a label column",
+    SCORES: "a table with two text columns and a column of numbers",
     TOKENS: "in CoNLL's format, or rows of a text and its entities",
 }
 
@@ -219,16 +220,17 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_multi_label(cls, values: Any) -> Any:
-        """Take `multi_label` for the task that it makes of `text-classification`."""
-        if not isinstance(values, dict) or "multi_label" not in values:
-            return values
-        rest = {key: value for key, value in values.items() if key != "multi_label"}
-        if not values["multi_label"]:
-            return rest
-        if rest.get("task") not in (TEXTS, LABELS):
-            raise ValueError(f"--multi-label is for --task {TEXTS}")
-        return {**rest, "task": LABELS}
+    def _read_kind_of_labels(cls, values: Any) -> Any:
+        """Take `multi_label` and `scores` for the tasks that they make of `text-classification` and `text-pair`."""
+        for name, of, task in (("multi_label", TEXTS, LABELS), ("scores", PAIRS, SCORES)):
+            if not isinstance(values, dict) or name not in values:
+                continue
+            asked = values[name]
+            values = {key: value for key, value in values.items() if key != name}
+            if asked and values.get("task") not in (of, task):
+                raise ValueError(f"--{name.replace('_', '-')} is for --task {of}")
+            values = {**values, "task": task} if asked else values
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -269,6 +271,8 @@ class TrainSettings(BaseModel):
             raise ValueError(f"--task {self.task} needs texts: --data FILE, {_WANTED_DATA[self.task]}")
         if self.task == LABELS and self.method == "few-shot":
             raise ValueError("--method few-shot learns from pairs of one label and of two, and a text of several has no one label; use lp-ft")
+        if self.task == SCORES and self.method == "few-shot":
+            raise ValueError("--method few-shot learns from pairs of one label and of two, and scores are no labels; use lp-ft")
         if self.task == TOKENS and self.method in ("linear-probe", "lp-ft", "few-shot"):
             raise ValueError(f"--method {self.method} learns from one vector a text; for {TOKENS} use finetune, lora, norm-bias, ia3 or adapter")
         if self.task in (TOKENS, LABELS) and self.balance != "none":
@@ -297,7 +301,7 @@ class TrainSettings(BaseModel):
         by_task = {
             **{name: (not reads_texts or getattr(self, name) in ("none", "frozen"), "for texts") for name in IMAGES_ONLY},
             **dict.fromkeys(TEXTS_ONLY, (reads_texts, "for images")),
-            **dict.fromkeys(PAIRS_ONLY, (self.task == PAIRS, "without --task text-pair")),
+            **dict.fromkeys(PAIRS_ONLY, (self.task in IN_PAIRS, "without --task text-pair")),
         }
         return by_task | {name: use for name, use in self._uses_by_method().items() if by_task.get(name, (True, ""))[0]}
 

@@ -24,7 +24,7 @@ from finetune.vocabulary import unknown_share, unknown_words, widen
 from fmx import storage
 from fmx.contract import TextInput
 from fmx.errors import FmxError, ModelError, UsageError, first_line, missing_extra
-from fmx.task_names import LABELS, PAIRS, TEXTS, TOKENS
+from fmx.task_names import IN_PAIRS, LABELS, TEXTS, TOKENS
 from fmx.texts import STEP, TOKENIZER_FILE, tokenizer_of
 
 SHARE_TEXTS = 2000
@@ -193,7 +193,7 @@ def build_text_model(name: str, weights: str, max_length: int, classes: int, ext
             check_loaded(name, told["missing_keys"])
         else:
             encoder = AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    spec, serialised = input_of(name, tokenizer, config, max_length, 2 if task == PAIRS else 1)
+    spec, serialised = input_of(name, tokenizer, config, max_length, 2 if task in IN_PAIRS else 1)
     if extension is not None:
         with hub_errors(name):
             spec, serialised = extend(encoder, spec, serialised, extension)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from finetune import checkpoint
-from finetune.baselines import compare_entities, compare_labels, compare_with_baselines, count_inexact
+from finetune.baselines import compare_entities, compare_labels, compare_scores, compare_with_baselines, count_inexact
 from finetune.blocks import checkpoint_gradients
 from finetune.checkpoint import Keeper, load_state, load_weights, read_training, save_weights, write_training
 from finetune.energy import EnergyMeter
@@ -264,6 +264,8 @@ def _finish(job: Job, plan: Plan, fits: list[Fit], saved: dict[str, Any], meter:
         if isinstance(job.task, TokenClassification):
             measured.metrics.update(compare_entities(job.rows, job.task, job.source.labels, measured.metrics, job.say))
             measured.metrics["inexact_entities"] = count_inexact(job.task, job.rows["test"], job.say)
+        elif job.task.grades:
+            measured.metrics.update(compare_scores(job.rows, measured.metrics, job.say))
         elif job.task.has_several:
             measured.metrics.update(compare_labels(job.rows, job.source.labels, measured.metrics, job.say))
         elif isinstance(job.spec, TextInput):

@@ -14,9 +14,11 @@ from fmx.data import GUESSED, Columns, columns_with, split_of
 from fmx.data.rows import Rows
 from fmx.entities import Span, f1_of
 from fmx.errors import DataError
-from fmx.evaluation import drop_of_f1, labelled_rows
+from fmx.evaluation import drop_of_f1, drop_of_scores, labelled_rows
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
+from fmx.scores import expected, nearest, pearson
+from fmx.task_names import SCORES
 from fmx.timing import interleaved
 
 BATCH = 1
@@ -61,26 +63,37 @@ def compare_packages(
     """
     sides = {name: PackagePredictor.open(folder, variant=variant, device=device) for name, folder in (("old", old), ("new", new))}
     worse = _contract_changes(sides["old"], sides["new"])
-    if not set(sides["old"].contract.labels) <= set(sides["new"].contract.labels):  # rows of those that are gone have no right answer any more
+    kept = set(sides["old"].contract.labels) <= set(sides["new"].contract.labels) or (sides["old"].task.grades and sides["new"].task.grades)
+    if not kept:  # rows of those that are gone have no right answer any more
         return Compared({"data": data, "worse": worse}, tuple(worse))
-    answers, counts, first = {}, {}, None
+    answers, counts, scores, first = {}, {}, {}, None
+    grades = sides["old"].task.grades
     seed, group_by = split_of(sides["old"].package.manifest.run, data)  # the same rows for both
     for name, predictor in sides.items():
         manifest = predictor.package.manifest
         rows = labelled_rows(data, seed, group_by, predictor.task, manifest.name, columns_with(manifest.run, data, columns, predictor.task.name))
-        names, said, labels = _entities_of(predictor, rows) if rows.has_tags else _labels_of(predictor, rows, name)
+        if rows.grades:
+            names, (scores[name], likeliest) = rows.names, _scores_of(predictor, rows, name)
+            said, labels = (nearest(values, grades) for values in (likeliest, rows.scores))
+        else:
+            names, said, labels = _entities_of(predictor, rows) if rows.has_tags else _labels_of(predictor, rows, name)
         if rows.has_units:
             counts[name] = np.array([[len(one & other), len(one), len(other)] for one, other in zip(said, labels, strict=True)])
         if first is not None and first != names:
             raise DataError("The packages cannot be compared: each reads other rows of these data.", hint="Repair the files that one skips.")
         first, answers[name] = names, said
     right = {name: said == labels for name, said in answers.items()}
-    drop, low, high = drop_of_f1(counts["old"], counts["new"]) if counts else statistics.paired_drop(right["old"], right["new"])
+    if scores:
+        what, (drop, low, high) = "Correlation", drop_of_scores(scores["old"], scores["new"], rows.scores)
+    elif counts:
+        what, (drop, low, high) = "F1", drop_of_f1(counts["old"], counts["new"])
+    else:
+        what, (drop, low, high) = "Accuracy", statistics.paired_drop(right["old"], right["new"])
     medians = _medians(sides)
     sizes = {name: predictor.variant.bytes for name, predictor in sides.items()}
     slower, larger = (100.0 * (pair["new"] / pair["old"] - 1) for pair in (medians, sizes))
     if drop > limits.drop:
-        worse.append(f"{'F1' if counts else 'Accuracy'} fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}.")
+        worse.append(f"{what} fell by {drop:.2f} points (95 %: {low:.2f} to {high:.2f}), more than {limits.drop:g}.")
     if slower > limits.slower:
         worse.append(f"A row takes {slower:.0f} % longer ({medians['old']:.2f} to {medians['new']:.2f} ms), more than {limits.slower:g} %.")
     if larger > limits.larger:
@@ -91,6 +104,7 @@ def compare_packages(
             "version": predictor.package.manifest.version,
             "variant": predictor.variant.name,
             **({"f1": f1_of(counts[name])} if counts else {}),
+            **({"pearson": pearson(scores[name], rows.scores)} if scores else {}),
             "accuracy": statistics.wilson_interval(int(right[name].sum()), len(right[name])).model_dump(),
             "median_ms": medians[name],
             "bytes": sizes[name],
@@ -123,6 +137,14 @@ def _labels_of(predictor: PackagePredictor, rows: Rows, side: str) -> Answers:
     return rows.names, sets[0], sets[1]
 
 
+def _scores_of(predictor: PackagePredictor, rows: Rows, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Give the scores that a package expects of rows, and its likeliest grades: float64 [n] each."""
+    with progress(f"evaluating {side}", len(rows)) as advance:
+        probabilities = predictor.run_all(rows.values, advance)
+    grades = predictor.task.grades
+    return expected(probabilities, grades), np.array(grades)[probabilities.argmax(axis=1)]
+
+
 def _entities_of(predictor: PackagePredictor, rows: Rows) -> Answers:
     """Give the entities that a package finds in the texts of rows, as sets of spans.
 
@@ -143,7 +165,9 @@ def _contract_changes(old: PackagePredictor, new: PackagePredictor) -> list[str]
     if before.task != after.task:
         changes.append(f"The task is {after.task}, no longer {before.task}.")
     gone = [label for label in before.labels if label not in after.labels]
-    if gone:
+    if before.task == after.task == SCORES:
+        pass  # grades are the model's own affair
+    elif gone:
         changes.append(f"Labels are gone: {', '.join(gone[:5])}.")
     elif before.labels != after.labels[: len(before.labels)]:
         changes.append("The order of the labels changed.")

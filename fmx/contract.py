@@ -82,7 +82,14 @@ class SeveralOutput(Frozen):
     name: str = "probabilities"
 
 
-Output = Annotated[ClassesOutput | TagsOutput | SeveralOutput, Field(discriminator="kind")]
+class ScoresOutput(Frozen):
+    """Probabilities over grades, which are the labels, as numbers: float32 [batch, labels]. The score is their mean under them."""
+
+    kind: Literal["scores"] = "scores"
+    name: str = "probabilities"
+
+
+Output = Annotated[ClassesOutput | TagsOutput | SeveralOutput | ScoresOutput, Field(discriminator="kind")]
 
 
 class EmbeddingOutput(Frozen):
@@ -174,9 +181,10 @@ class Variant(Frozen):
     f1: float | None = Field(
         default=None, description="Of entities (accuracy is of the units of texts), or of several labels a text (accuracy is of rows wholly right)."
     )
+    pearson: float | None = Field(default=None, description="Correlation of scores with the true ones (accuracy is of the likeliest grades).")
     drop: float | None = Field(
         default=None,
-        description="Accuracy, or F1 where there is one, of the eager fp32 model minus this variant's, in points, on the same rows.",
+        description="Accuracy, or F1 or correlation where there is one, of the eager fp32 model minus this variant's, in points, on the same rows.",
     )
     parity: Parity | None = None
     comparison: Comparison | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 from fmx import statistics
 from fmx.data import GUESSED, Columns, columns_with, open_source, split_of
 from fmx.data.rows import Rows, read_splits
-from fmx.entities import entity_counts, entity_measures, f1_of
+from fmx.entities import entity_counts, entity_measures
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.ranking import ranking_of
 from fmx.report import charts, render
 from fmx.report.gallery import galleries
+from fmx.scores import correlation_of, expected, nearest, score_measures, sums_of
 from fmx.tasks import Task
 
 RESAMPLES = 1000
@@ -92,7 +94,7 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
         DataError: the data hold a label that the model does not know.
     """
     source, labels = open_source(data, seed, group_by, task=task.name, columns=columns), task.labels
-    unknown = [label for label in source.labels if label not in labels]
+    unknown = [] if source.has_scores else [label for label in source.labels if label not in labels]
     if unknown:
         near = nearest_names(unknown[0], list(labels))
         raise DataError(
@@ -100,6 +102,8 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
             hint=f"Its labels: {', '.join(labels[:10])}{' ...' if len(labels) > 10 else ''}" + (f" (near: {near})" if near else ""),
         )
     rows = read_splits(source, task, ("test",))["test"]
+    if source.has_scores:
+        return replace(rows, labels=nearest(rows.scores, task.grades))
     if source.has_entities:  # their tags are told by the task, whose labels are the model's
         return rows
     position = np.array([labels.index(label) for label in source.labels])
@@ -119,8 +123,8 @@ def describe_answers(facts: dict[str, Any], labels: tuple[str, ...], probabiliti
 def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
     """Measure answers, float [n, labels], of tokens [n, max_length, labels], of several labels a row [n, labels, 2].
 
-    As classes, of rows or of the units of texts; under `entities` as spans; and under `ranking`, where rows have queries, as an order of each
-    one's candidates.
+    As classes, of rows or of the units of texts; under `entities` as spans, under `scores` as numbers; and under `ranking`, where rows have
+    queries, as an order of each one's candidates.
     """
     picked = rows.picked(probabilities)
     if rows.has_several:
@@ -129,12 +133,13 @@ def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) 
     measures = statistics.classification_measures(picked, rows.targets, labels)
     if rows.has_tags:
         return {**measures, "entities": entity_measures(counts_of(picked.argmax(axis=1), rows, labels), labels)}
+    scored = {"scores": score_measures(expected(probabilities, rows.grades), rows.scores)} if rows.grades else {}
     ranked = ranking_of(probabilities, rows, labels)
-    return {**measures, **({"ranking": ranked} if ranked else {})}
+    return {**measures, **scored, **({"ranking": ranked} if ranked else {})}
 
 
 def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> tuple[float, float, float]:
-    """Give how many points are lost, of accuracy, or of the F1 of entities or of several labels, and the 95 % interval.
+    """Give how many points are lost, of accuracy, of the F1 of entities or of several labels, or of a correlation, and the 95 % interval.
 
     Args:
         reference: probabilities, float [n, labels], of tokens [n, max_length, labels].
@@ -142,6 +147,8 @@ def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tupl
         rows: that both answered.
         labels: of the model.
     """
+    if rows.grades:
+        return drop_of_scores(expected(reference, rows.grades), expected(answers, rows.grades), rows.scores)
     before, after = (rows.picked(given).argmax(axis=1) for given in (reference, answers))
     if not rows.has_units:
         return statistics.paired_drop(before == rows.targets, after == rows.targets)
@@ -151,19 +158,42 @@ def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tupl
 def drop_of_f1(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
     """Give the points of F1 that are lost, and the 95 % interval.
 
-    The interval is of `RESAMPLES` draws of texts with replacement, the same for both (a paired bootstrap: Berg-Kirkpatrick et al. 2012, "An
-    empirical investigation of statistical significance in NLP").
-
     Args:
         before: of each text how many entities are right, found and there, int64 [texts, 3].
         after: the same of the other.
     """
-    counts = np.stack([before, after])  # [2, texts, 3]
-    drawn = np.random.default_rng(0).integers(0, counts.shape[1], (RESAMPLES, counts.shape[1]))
-    sums = np.stack([[side[chosen].sum(axis=0) for chosen in drawn] for side in counts])  # [2, RESAMPLES, 3]
-    scores = 2 * sums[..., 0] / np.maximum(1, sums[..., 1] + sums[..., 2])
-    low, high = np.quantile(100 * (scores[0] - scores[1]), (0.025, 0.975))
-    return 100 * (f1_of(counts[0]) - f1_of(counts[1])), float(low), float(high)
+    return _drop_of_sums(before, after, lambda sums: 2 * sums[..., 0] / np.maximum(1, sums[..., 1] + sums[..., 2]))
+
+
+def drop_of_scores(before: np.ndarray, after: np.ndarray, wanted: np.ndarray) -> tuple[float, float, float]:
+    """Give the points of Pearson's correlation that are lost, and the 95 % interval.
+
+    Args:
+        before: scores of the reference, float [rows].
+        after: those of the other.
+        wanted: the true ones.
+    """
+    middle = wanted.mean()  # scores far from 0 beside their spread would lose digits
+    return _drop_of_sums(sums_of(before - middle, wanted - middle), sums_of(after - middle, wanted - middle), correlation_of)
+
+
+def _drop_of_sums(before: np.ndarray, after: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
+    """Give the points that are lost of a measure of sums over rows, and the 95 % interval.
+
+    The interval is of `RESAMPLES` draws of rows with replacement, the same for both (a paired bootstrap: Berg-Kirkpatrick et al. 2012, "An
+    empirical investigation of statistical significance in NLP").
+
+    Args:
+        before: of each row what is summed, [rows, k].
+        after: the same of the other.
+        measure: float [..., k] to [...].
+    """
+    sides = np.stack([before, after])  # [2, rows, k]
+    drawn = np.random.default_rng(0).integers(0, sides.shape[1], (RESAMPLES, sides.shape[1]))
+    found = measure(np.stack([[side[chosen].sum(axis=0) for chosen in drawn] for side in sides]))  # [2, RESAMPLES]
+    low, high = np.quantile(100 * (found[0] - found[1]), (0.025, 0.975))
+    whole = measure(sides.sum(axis=1))
+    return 100 * float(whole[0] - whole[1]), float(low), float(high)
 
 
 def counts_of(said: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> np.ndarray:

@@ -28,13 +28,16 @@ def relevance_of(labels: Sequence[str]) -> np.ndarray | None:
         float64 [labels] between 0 and 1, the best being 1; None where labels have no order, such as `entailment` and `neutral`.
     """
     if all(_NUMBER.fullmatch(label) for label in labels):
-        grades = np.array([int(label) for label in labels], dtype=np.float64)
-        grades -= grades.min()
-    else:
-        grades = np.array([label.casefold() in RELEVANT for label in labels], dtype=np.float64)
-        if len(labels) != 2 or grades.sum() != 1:
-            return None
-    return grades / grades.max() if grades.max() else None
+        return worth_of([int(label) for label in labels])
+    grades = [label.casefold() in RELEVANT for label in labels]
+    return worth_of(grades) if len(labels) == 2 and sum(grades) == 1 else None
+
+
+def worth_of(grades: Sequence[float]) -> np.ndarray | None:
+    """Scale grades to between 0 and 1: float64 [grades]; None where they are all the same."""
+    above = np.asarray(grades, dtype=np.float64)
+    above = above - above.min()
+    return above / above.max() if above.max() else None
 
 
 def score_of(probabilities: np.ndarray, relevance: np.ndarray) -> np.ndarray:
@@ -44,7 +47,7 @@ def score_of(probabilities: np.ndarray, relevance: np.ndarray) -> np.ndarray:
 
 def ranking_of(probabilities: np.ndarray, rows: Rows, labels: Sequence[str]) -> dict[str, Any] | None:
     """Measure the order that answers, float [n, labels], give the candidates of rows' queries; None where rows or labels have no such thing."""
-    relevance, queries = relevance_of(labels), [item.query for item in rows.items]
+    relevance, queries = worth_of(rows.grades) if rows.grades else relevance_of(labels), [item.query for item in rows.items]
     if relevance is None or not any(queries):
         return None
     return ranking_measures(score_of(probabilities, relevance), relevance[rows.labels], queries)

@@ -10,7 +10,11 @@ LABELS: Final = "text-labels"
 """Several labels a text: what `--task text-classification --multi-label` means."""
 TOKENS: Final = "token-classification"
 PAIRS: Final = "text-pair"
-READ_TEXTS = (TEXTS, LABELS, TOKENS, PAIRS)
+SCORES: Final = "text-scores"
+"""Pairs with a score on a scale: what `--task text-pair --scores` means."""
+READ_TEXTS = (TEXTS, LABELS, TOKENS, PAIRS, SCORES)
 """What reads tables of texts, with an encoder and its tokenizer."""
+IN_PAIRS = (PAIRS, SCORES)
+"""What of it reads two texts a row."""
 
-TaskName = Literal["image-classification", "text-classification", "text-labels", "token-classification", "text-pair"]
+TaskName = Literal["image-classification", "text-classification", "text-labels", "token-classification", "text-pair", "text-scores"]

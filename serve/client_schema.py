@@ -11,6 +11,8 @@ from typing import Any
 from fmx.tasks import Task
 from serve.routes import PREDICT
 
+WHAT_IS_DONE = {"labels": "Predict labels for {noun}s", "entities": "Find entities in {noun}s", "score": "Score {noun}s"}
+"""By what a task answers with."""
 _IMAGES = {"images": {"type": "array", "items": {"type": "file", "format": "image"}}}
 _TEXTS = {"text": {"type": "string"}, "texts": {"type": "array", "items": {"type": "string"}}}
 _PAIR = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
@@ -25,11 +27,11 @@ def client_endpoint(task: type[Task]) -> dict[str, Any]:
     `client.predict(text="where is my order?")` or `client.predict(pair=["where is my order?", "It is on its way."])`, which they send as JSON.
     """
     noun = task.noun
-    options = {"top_k": {"type": "integer"}} if task.has_labels else {}
+    options = {"top_k": {"type": "integer"}} if task.answers_with == "labels" else {}
     return {
         "name": "predict",
         "route": PREDICT,
-        "description": f"Predict labels for {noun}s." if task.has_labels else f"Find entities in {noun}s.",
+        "description": f"{WHAT_IS_DONE[task.answers_with].format(noun=noun)}.",
         "batchable": False,
         "is_task": False,
         "input": {"type": "object", "properties": {**_FIELDS[noun], **options}, "required": ["images"] if noun == "image" else []},

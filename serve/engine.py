@@ -308,7 +308,8 @@ def _count(served: Served, rows: Sequence[Decoded], probabilities: np.ndarray, e
     for answer in told:
         for label, score in served.predictor.task.counted(answer.prediction):
             metrics.predictions_of(label).inc()
-            metrics.confidence.observe(score)
+            if score is not None:
+                metrics.confidence.observe(score)
     summaries = [summary for answer in told for summary in answer.summaries]
     for row, chances, summary, embedding in zip(rows, probabilities, summaries, embeddings, strict=True):
         served.observe(row, chances, summary, embedding)

@@ -43,7 +43,7 @@ async def read_inputs(request: Request, task: Task, settings: ServeSettings, *, 
     without labels takes no `top_k`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    has_labels = has_labels and task.has_labels
+    has_labels = has_labels and task.answers_with == "labels"
     top_k = request.query_params.get("top_k")
     if top_k is not None and not has_labels:
         raise InputError("top_k has no place here.", hint="Leave it out: there are no labels in the answer.")

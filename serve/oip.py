@@ -2,7 +2,7 @@
 
 One input is taken: of images rows as they are, UINT8 [n, height, width, 3], or encoded, BYTES [n]; of texts BYTES [n], of pairs [n, 2]. Outputs are
 `probabilities` FP32 [n, labels] and `label`, the first label of each row, BYTES [n]; of token classification `entities`, BYTES [n], a list in JSON
-each. A package with an embedding gives `embedding` FP32 [n, width] too, where a request names it. Specification:
+each; of scores `score` FP32 [n]. A package with an embedding gives `embedding` FP32 [n, width] too, where a request names it. Specification:
 github.com/kserve/open-inference-protocol; the binary form is Triton's extension binary_tensor_data.
 """
 
@@ -27,8 +27,8 @@ from serve.settings import ServeSettings
 
 HEADER_LENGTH = "inference-header-content-length"
 HINT = "GET /v2/models/NAME says what the model takes."
-OUTPUTS = ("probabilities", "label")
-OF_ENTITIES = ("entities",)
+OUTPUTS = {"labels": ("probabilities", "label"), "entities": ("entities",), "score": ("score",)}
+"""By what a task answers with."""
 EMBEDDING = "embedding"
 MOST_AXES = 8
 MOST_BYTES_A_CHARACTER = 4
@@ -67,7 +67,9 @@ def model_metadata(predictor: PackagePredictor, execution: str) -> dict[str, Any
 
 def _output_metadata(name: str, predictor: PackagePredictor) -> dict[str, Any]:
     widths = {"probabilities": len(predictor.contract.labels), EMBEDDING: predictor.contract.embedding.width if predictor.contract.embedding else 0}
-    return {"name": name, "datatype": "FP32", "shape": [-1, widths[name]]} if name in widths else {"name": name, "datatype": "BYTES", "shape": [-1]}
+    if name in widths:
+        return {"name": name, "datatype": "FP32", "shape": [-1, widths[name]]}
+    return {"name": name, "datatype": "FP32" if name == "score" else "BYTES", "shape": [-1]}
 
 
 def _outputs_there(predictor: PackagePredictor) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ def _input_metadata(task: Task) -> dict[str, Any]:
 
 def outputs_of(task: type[Task]) -> tuple[str, ...]:
     """Name the outputs of a task's models, which are given where none is asked for."""
-    return OUTPUTS if task.has_labels else OF_ENTITIES
+    return OUTPUTS[task.answers_with]
 
 
 def _own_shape(task: Task) -> tuple[int, ...]:
@@ -139,8 +141,11 @@ def write_infer(
         embeddings: float32 [n, width], where they are one.
     """
     outputs, binary = [], []
+    numbers = {"probabilities": probabilities, EMBEDDING: embeddings}
+    if "score" in request.outputs:
+        numbers["score"] = np.array([told["score"] for told in predictions], np.float32)
     for name, in_binary in request.outputs.items():
-        tensor, raw = _output(name, in_binary, predictions, {"probabilities": probabilities, EMBEDDING: embeddings})
+        tensor, raw = _output(name, in_binary, predictions, numbers)
         outputs.append(tensor)
         binary.append(raw)
     content: dict[str, Any] = {"model_name": predictor.package.name, "model_version": predictor.package.manifest.version, "outputs": outputs}

@@ -19,7 +19,7 @@ from fmx.data.digits import open_digits
 from fmx.package import Package
 from fmx.run import Run
 from fmx.tasks import ImageClassification
-from tests.texts import make_entities, make_labelled, make_pairs, make_texts, write_encoder, write_entities, write_pairs, write_table
+from tests.texts import make_entities, make_labelled, make_pairs, make_scored, make_texts, write_encoder, write_entities, write_pairs, write_table
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it each absent model costs many retries
 
@@ -243,3 +243,22 @@ def labels_run(tiny_encoder: Path, labels_table: Path, tmp_path_factory: pytest.
 def labels_package(labels_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The run of several labels exported to fp32 with its embedding."""
     yield from exported(labels_run, tmp_path_factory.mktemp("labels-packages"), embedding=True)
+
+
+@pytest.fixture(scope="session")
+def scores_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 240 pairs in English and Chinese, four a query, with scores from 0 to 5."""
+    return write_pairs(tmp_path_factory.mktemp("scores") / "scores.csv", make_scored(240))
+
+
+@pytest.fixture(scope="session")
+def scores_run(tiny_encoder: Path, scores_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The tiny encoder trained on them."""
+    settings = {"epochs": 8, "max_length": 32, "lr": 3e-3, "device": "cpu", "precision": "fp32"}
+    yield from trained(tmp_path_factory.mktemp("scored"), task="text-scores", data=str(scores_table), model=str(tiny_encoder), **settings)
+
+
+@pytest.fixture(scope="session")
+def scores_package(scores_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
+    """The run of scores exported to fp32 with its embedding."""
+    yield from exported(scores_run, tmp_path_factory.mktemp("scores-packages"), embedding=True)

@@ -136,3 +136,18 @@ def make_labelled(count: int, seed: int = 0) -> list[dict[str, object]]:
         chooser.shuffle(words)
         made.append({"text": ("" if is_chinese else " ").join(words) + f" {number}", "labels": sorted(labels)})
     return made
+
+
+def make_scored(count: int, seed: int = 0) -> list[tuple[str, str, str, str]]:
+    """Make (query_id, question, answer, score): the more of its four words praise, in English or Chinese, the higher the score, from 0 to 5."""
+    chooser = random.Random(seed)
+    made = []
+    for number in range(count):
+        is_chinese = number % 2 == 1
+        own, other, common = ([word for word in words if word.isascii() != is_chinese] for words in (_WORDS["praise"], _WORDS["payment"], _COMMON))
+        praised = chooser.randint(0, 4)
+        words = chooser.choices(own, k=praised) + chooser.choices(other, k=4 - praised) + chooser.choices(common, k=2)
+        chooser.shuffle(words)
+        score = min(5.0, max(0.0, 1.25 * praised + chooser.uniform(-0.3, 0.3)))
+        made.append((f"q{number // 4}", f"question {chooser.choice(common)} {number // 4}", ("" if is_chinese else " ").join(words), f"{score:.2f}"))
+    return made

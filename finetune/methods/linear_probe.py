@@ -14,7 +14,7 @@ from finetune.network import Network
 from finetune.optimisation import parameter_groups
 from finetune.plan import Inputs, Plan
 from finetune.settings import TrainSettings, method_defaults
-from finetune.tasks.units import counting
+from finetune.tasks.judging import judge_of
 from fmx.data.rows import Rows
 
 
@@ -81,6 +81,6 @@ def plan_linear_probe(network: Network, inputs: Inputs, settings: TrainSettings,
         batch=batch,
         groups=parameter_groups(head.parameters(), rate, settings.weight_decay),
         on_rows=False,
-        counted=counting(inputs.train, inputs.labels),
+        judge=judge_of(inputs.train, inputs.labels),
         answers=answers,
     )

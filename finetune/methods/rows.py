@@ -12,7 +12,7 @@ from finetune.augmentation import Augment, augmentation, token_dropout
 from finetune.network import Network
 from finetune.plan import Inputs, Plan
 from finetune.settings import TrainSettings
-from finetune.tasks.units import counting
+from finetune.tasks.judging import judge_of
 from fmx.contract import Input, TextInput
 from fmx.texts import lengths_of
 
@@ -43,7 +43,7 @@ def plan_on_rows(
         groups=groups,
         freeze_statistics=settings.norm_statistics == "frozen",
         lengths=_lengths_of(network.spec, inputs),
-        counted=counting(inputs.train, inputs.labels),
+        judge=judge_of(inputs.train, inputs.labels),
         finish=finish,
     )
 

@@ -20,8 +20,11 @@ from finetune.objectives.mixing import mixing
 from finetune.plan import Plan
 from finetune.settings import TrainSettings
 from finetune.tasks.image_classification import class_weights, classification_loss
+from finetune.tasks.scores import scores_loss
 from finetune.tasks.units import units_loss
 from fmx.contract import ImageInput, Input
+from fmx.scores import grades_of
+from fmx.task_names import SCORES
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
@@ -48,6 +51,8 @@ def build_objective(
         return build_embedding_attack(settings, network, of_tokens) or (lambda module, ids, targets, generator: of_tokens(module(ids), targets))
     weights = class_weights(plan.train_labels, len(labels)).to(device) if settings.balance == "weights" else None
     loss = classification_loss(settings.label_smoothing, weights)
+    if settings.task == SCORES:
+        loss = scores_loss(loss, grades_of(labels))
     if not plan.on_rows or not isinstance(spec, ImageInput):
         attack_on_texts = build_embedding_attack(settings, network, loss) if plan.on_rows else None
         return attack_on_texts or (lambda module, inputs, targets, generator: loss(module(inputs), targets))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from fmx.data.rows import Rows
 from fmx.entities import IGNORED, entity_counts
 
 
@@ -73,10 +71,3 @@ def counted_labels(logits: Tensor, targets: Tensor) -> np.ndarray:
     """
     said = logits.argmax(dim=2) == 1
     return np.array([int((said & (targets == 1)).sum()), int(said.sum()), int(targets.sum())], np.float64)
-
-
-def counting(rows: Rows, labels: tuple[str, ...]) -> Callable[[Tensor, Tensor], np.ndarray] | None:
-    """Give what counts for the F1 of a task; None where one label is answered."""
-    if rows.has_several:
-        return counted_labels
-    return partial(counted_entities, tags=labels) if rows.has_tags else None

@@ -13,7 +13,7 @@ def compare(
     old: Annotated[str, typer.Argument(help="A package's folder or name.")],
     new: Annotated[str, typer.Argument(help="Another's.")],
     data: Annotated[str, typer.Option(help="As for fmx train; the test rows are used.")],
-    max_drop: Annotated[float, typer.Option(min=0, help="Most points of accuracy, or of F1, that may be lost.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0, help="Most points of accuracy, F1 or correlation that may be lost.")] = 0.5,
     max_slower: Annotated[float, typer.Option(min=0, help="Most percent that a row may take longer.")] = 10.0,
     max_larger: Annotated[float, typer.Option(min=0, help="Most percent that the file may grow.")] = 10.0,
     variant: Annotated[str | None, typer.Option(help="Of both.", show_default="the first that fits this host")] = None,
@@ -48,11 +48,12 @@ def compare(
 
 def _show(facts: dict[str, Any]) -> None:
     sides = [facts["old"], facts["new"]]
-    has_f1 = "f1" in sides[0]
+    has_f1, has_scores = "f1" in sides[0], "pearson" in sides[0]
     rows = [
         ["package", *(f"{side['package']} ({side['variant']})" for side in sides)],
         *([["F1", *(output.percent(side["f1"]) for side in sides)]] if has_f1 else []),
-        ["wholly right" if has_f1 else "accuracy", *(output.interval(side["accuracy"]) for side in sides)],
+        *([["correlation", *(f"{side['pearson']:.4f}" for side in sides)]] if has_scores else []),
+        ["wholly right" if has_f1 else "likeliest grade right" if has_scores else "accuracy", *(output.interval(side["accuracy"]) for side in sides)],
         ["median at batch 1", *(f"{side['median_ms']:.2f} ms" for side in sides)],
         ["size", *(f"{side['bytes'] / 1e6:.2f} MB" for side in sides)],
     ]

@@ -53,7 +53,8 @@ def evaluate(
         return
     same = facts.get("rows_of_export", facts.get("rows_of_run"))
     of = "units of texts" if "entities" in facts else "rows"
-    rows = [*output.several(facts.get("labels")), *output.entities(facts.get("entities")), ["accuracy", output.interval(facts["accuracy"], of)]]
+    rows = [*output.several(facts.get("labels")), *output.scores(facts.get("scores")), *output.entities(facts.get("entities"))]
+    rows.append(["likeliest grade right" if "scores" in facts else "accuracy", output.interval(facts["accuracy"], of)])
     if "top5_accuracy" in facts:
         rows.append(["top-5 accuracy", output.interval(facts["top5_accuracy"])])
     rows += output.ranking(facts.get("ranking"))

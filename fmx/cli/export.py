@@ -136,7 +136,7 @@ def show_variants(package: Package) -> None:
     """Print the table of a package's variants, in serving order."""
     variants = package.manifest.variants
     batches = next(([at.batch for at in variant.latency] for variant in variants if variant.latency), [])
-    columns = ["variant", "size", *(["F1"] if variants[0].f1 is not None else []), "accuracy", "95 % interval", "drop", "agreement"]
+    columns = ["variant", "size", *_own_measure(variants[0])[:1], "accuracy", "95 % interval", "drop", "agreement"]
     for batch in batches:
         columns += [f"batch {batch}", "speed-up"]
     rows = [_row(variant, len(batches)) for variant in variants]
@@ -150,8 +150,15 @@ def _what(package: Package) -> str:
     return "units of texts" if package.manifest.output.kind == "tags" else "rows"
 
 
+def _own_measure(variant: Variant) -> list[str]:
+    """Give the name and value of what stands before accuracy, where there is such a thing."""
+    if variant.f1 is not None:
+        return ["F1", output.percent(variant.f1)]
+    return ["correlation", f"{variant.pearson:.4f}"] if variant.pearson is not None else []
+
+
 def _row(variant: Variant, batches: int) -> list[str]:
-    row = [variant.name, f"{variant.bytes / 1e6:.2f} MB", *([output.percent(variant.f1)] if variant.f1 is not None else [])]
+    row = [variant.name, f"{variant.bytes / 1e6:.2f} MB", *_own_measure(variant)[1:]]
     if variant.accuracy is None:
         row += ["-"] * 2
     else:

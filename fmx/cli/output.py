@@ -81,6 +81,20 @@ def several(measures: dict[str, Any] | None, baselines: dict[str, float] | None 
     return [["labels' F1", f"{percent(measures['f1'])} ({measures['there']} there, {measures['said']} said)"], *best, *shares]
 
 
+def scores(measures: dict[str, Any] | None, baselines: dict[str, float] | None = None) -> list[list[str]]:
+    """Give the lines of a table that say how near scores came to the true ones; none where there are none."""
+    if measures is None:
+        return []
+    best = [["... of TF-IDF with ridge regression", f"{baselines['tfidf']:.4f}"]] if baselines else []
+    return [
+        ["Pearson's correlation", f"{measures['pearson']:.4f} ({measures['rows']} rows)"],
+        *best,
+        ["Spearman's correlation", f"{measures['spearman']:.4f}"],
+        ["mean absolute error", f"{measures['mean_absolute_error']:.4g}"],
+        ["root mean squared error", f"{measures['root_mean_squared_error']:.4g}"],
+    ]
+
+
 def interval(share: dict[str, Any], of: str = "rows") -> str:
     """Write a measured share with its 95 % interval and the number of rows, or of what else it is."""
     return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} {of})"

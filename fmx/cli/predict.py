@@ -84,7 +84,7 @@ def predict(
 
 def _check_top_k(top_k: int | None, has_labels: bool) -> None:
     if top_k is not None and not has_labels:
-        raise UsageError("--top-k is for labels, and this model answers with entities.", hint="Leave it out.")
+        raise UsageError("--top-k is for labels, and this model answers with something else.", hint="Leave it out.")
 
 
 def _package(name: str, variant: str | None, device: str, top_k: int | None) -> tuple[str, Model, Ask]:
@@ -92,7 +92,7 @@ def _package(name: str, variant: str | None, device: str, top_k: int | None) -> 
     from fmx.predictor import PackagePredictor
 
     predictor = PackagePredictor.open(find_package(name), variant=variant, device=device)
-    _check_top_k(top_k, predictor.task.has_labels)
+    _check_top_k(top_k, predictor.task.answers_with == "labels")
     model = predictor.identity
     return predictor.task.noun, model, lambda data: (model, predictor.predict([data], top_k or LABELS)[0])
 
@@ -122,10 +122,10 @@ def _print(model: Model | None, predictions: list[dict[str, Any]], faults: list[
         found = [[item["input"], *cells] for item in predictions for cells in [_cells(one) for one in item["entities"]] or [["none", "", "", ""]]]
         output.table(f"{model['name']} ({model['variant']})", ["input", "entity", "kind", "characters", "score"], found)
         predictions = []
-    rows = [
-        [item["input"], *([f"{item['score']:.4f}"] if "score" in item else []), *(f"{one['label']} {one['score']:.3f}" for one in item["labels"])]
-        for item in predictions
-    ]
+    rows = []
+    for item in predictions:
+        score = [f"{item['score']:.4f}"] if "score" in item else []
+        rows.append([item["input"], *score, *(f"{one['label']} {one['score']:.3f}" for one in item.get("labels", ()))])
     if model is not None and rows:
         scored = ["score"] if "score" in predictions[0] else []
         places = max(len(row) for row in rows) - 1 - len(scored)

@@ -40,6 +40,7 @@ def train(
     ] = None,
     data: Annotated[str | None, _option("Class folders, a table (CSV, JSONL, Parquet) of files or of texts, or a name.", DATA, "digits")] = None,
     multi_label: Annotated[bool | None, _option("Rows may have several labels, or none.", DATA, None, "--multi-label")] = None,
+    scores: Annotated[bool | None, _option("Labels of pairs are numbers on a scale.", DATA, None, "--scores")] = None,
     text_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     label_column: Annotated[str | None, _option("Of a table of texts.", DATA, "guessed")] = None,
     pair_column: Annotated[str | None, _option("The second text's, of a table of pairs.", DATA, "guessed")] = None,
@@ -175,7 +176,9 @@ def show_run(run: Run, json: bool) -> None:
     metrics = info.metrics
     of = "units of texts" if "entities" in metrics else "rows"
     rows = output.several(metrics.get("labels"), metrics.get("label_baselines"))
-    rows += [*output.entities(metrics.get("entities"), metrics.get("entity_baselines")), ["test accuracy", output.interval(metrics["accuracy"], of)]]
+    rows += output.scores(metrics.get("scores"), metrics.get("score_baselines"))
+    rows += output.entities(metrics.get("entities"), metrics.get("entity_baselines"))
+    rows.append(["likeliest grade right" if "scores" in metrics else "test accuracy", output.interval(metrics["accuracy"], of)])
     if "top5_accuracy" in metrics:
         rows.append(["top-5 accuracy", output.interval(metrics["top5_accuracy"])])
     if "robust_accuracy" in metrics:
@@ -184,7 +187,7 @@ def show_run(run: Run, json: bool) -> None:
         rows.append([f"... of {BASELINES[name]}", output.interval(value, of)])
     rows += output.ranking(metrics.get("ranking"))
     for name, value in metrics.get("ranking_baselines", {}).items():
-        rows += output.ranking(value, f" of {BASELINES[name]}")
+        rows += output.ranking(value, " of TF-IDF, ridge regression" if "scores" in metrics else f" of {BASELINES[name]}")
     rows += [
         ["macro F1", f"{metrics['macro_f1']:.4f}"],
         ["calibration error", f"{metrics['calibration_error']:.4f} ({metrics['uncalibrated_error']:.4f} before temperature {info.temperature:.3g})"],

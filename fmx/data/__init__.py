@@ -17,11 +17,11 @@ from fmx.data.folder import open_folder
 from fmx.data.huggingface import open_huggingface
 from fmx.data.manifest import ENDINGS, open_manifest
 from fmx.data.source import Item, Source
-from fmx.data.text import GUESSED, Columns, open_text
+from fmx.data.text import GUESSED, Columns, Labelled, open_text
 from fmx.data.torchvision import open_torchvision
 from fmx.data.webdataset import holds_only_shards, open_webdataset
 from fmx.errors import DataError, UsageError, nearest_names
-from fmx.task_names import IMAGES, LABELS, PAIRS, READ_TEXTS, TOKENS
+from fmx.task_names import IMAGES, IN_PAIRS, LABELS, READ_TEXTS, SCORES, TOKENS
 
 NAMED: dict[str, Callable[[int], Source]] = {"digits": open_digits, "cifar10": lambda seed: open_cifar10(find_cifar10(), seed)}
 """Data known by one name; they have no groups."""
@@ -33,6 +33,8 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """Endings of shards; the compressed ones get an error that says what to do."""
 
 KINDS = "a folder with one folder of images a class, a .csv, .jsonl or .parquet manifest, .tar shards, hf:NAME, torchvision:NAME"
+
+_LABELLED: dict[str, Labelled] = {LABELS: "several", SCORES: "score"}
 
 __all__ = [
     "GUESSED",
@@ -68,7 +70,7 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
     if task == TOKENS:
         return open_entities(spec, seed, group_by, columns)
     if task in READ_TEXTS:
-        return open_text(spec, seed, group_by, columns=columns, in_pairs=task == PAIRS, several=task == LABELS)
+        return open_text(spec, seed, group_by, columns=columns, in_pairs=task in IN_PAIRS, labelled=_LABELLED.get(task, "one"))
     if spec in NAMED:
         _refuse_groups(spec, group_by)
         return NAMED[spec](seed)

@@ -47,6 +47,8 @@ class Rows:
     """What the rows were read from, for reports"""
     has_several: bool = False
     """Whether several labels may be said of a row"""
+    grades: tuple[float, ...] = ()
+    """What labels are worth where rows have scores"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,8 +64,15 @@ class Rows:
         return self.labels.ndim > 1
 
     @property
+    def scores(self) -> np.ndarray:
+        """Of rows that have one: float64 [n]."""
+        return np.array([item.score for item in self.items], np.float64)
+
+    @property
     def judged(self) -> str:
         """What a budget and the choice of an epoch are in."""
+        if self.grades:
+            return "the scores' correlation"
         return "the labels' F1" if self.has_several else "the entities' F1" if self.has_tags else "accuracy"
 
     def wholes(self) -> list[Item]:
@@ -162,6 +171,7 @@ def _decode(items: list[Item], task: Task, what: str) -> Rows:
             digests[index] = digest.digest()
             targets[index] = task.target(items[index], data)
             digest.update(targets[index].astype("<i8").tobytes())
+            digest.update(b"" if items[index].score is None else repr(items[index].score).encode())
             labelled[index] = digest.digest()
         except (InputError, OSError) as error:
             reasons[index] = error.message if isinstance(error, InputError) else f"it cannot be read ({error.strerror})"
@@ -178,6 +188,7 @@ def _decode(items: list[Item], task: Task, what: str) -> Rows:
         facts={name: np.array([facts[index][name] for index in kept]) for name in (facts[kept[0]] if len(kept) else ())},
         items=tuple(items[index] for index in kept),
         has_several=task.has_several,
+        grades=task.grades,
     )
 
 

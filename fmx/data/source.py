@@ -39,6 +39,8 @@ class Item:
     """Rows of one query are candidates that are ranked against each other; they never get into different splits."""
     several: tuple[int, ...] = ()
     """The labels that are said of a text, where they may be several"""
+    score: float | None = None
+    """Of a pair that has one, whose label is the nearest grade"""
     spans: tuple[Span, ...] = ()
     """The entities of a text"""
     whole: Item | None = None
@@ -61,6 +63,8 @@ class Source:
     notes: tuple[str, ...] = field(default=())
     has_several: bool = False
     """Whether an item may have several labels."""
+    has_scores: bool = False
+    """Whether the labels are grades of items' scores."""
     has_entities: bool = False
     """Whether the items are texts with spans, and the labels tags."""
 

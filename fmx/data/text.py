@@ -5,11 +5,12 @@ Texts are taken as they stand, without any cleaning, as UTF-8 bytes; how they be
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from fmx.data.splitting import complete_splits, complete_unlabelled, torn
 from fmx.data.tables import Row, as_text, check_rows, first_few, is_placed, read_split
 from fmx.errors import DataError
 from fmx.pairs import joined
-from fmx.task_names import PAIRS, READ_TEXTS
+from fmx.scores import choose_grades, grades_of, nearest
+from fmx.task_names import IN_PAIRS, READ_TEXTS
 
 TEXT_COLUMNS = (
     *("text", "sentence", "content", "review", "comment", "question", "utterance", "message", "body", "title"),
@@ -39,6 +41,9 @@ RELEVANCE_COLUMNS = ("label", "labels", "relevance", "clicked", "click", "is_dup
 
 SEPARATORS = ("|", ";", ",")
 """Between the labels of one row: the first of them that is there."""
+MOST_DECIMALS = 20
+"""Classes whose names are numbers with decimals: more of them are scores."""
+_NUMBER = re.compile(r"[+-]?([0-9]{1,15}([.][0-9]{0,15})?|[.][0-9]{1,15})([eE][+-]?[0-9]{1,3})?")
 MOST_EMPTY = 0.05
 """Share of rows without a text above which nothing is trained or measured."""
 
@@ -49,6 +54,8 @@ _NAME_THEM = "Name the columns with --text-column and --label-column."
 _NAME_PAIR = "Name the columns with --text-column, --pair-column and --label-column."
 
 
+Labelled = Literal["one", "several", "score"]
+"""What stands in the label column."""
 OF_TEXTS = ("text", "label")
 """Of `Columns`, what a table of single texts has."""
 
@@ -69,7 +76,7 @@ class Columns(NamedTuple):
 
     def unused(self, task: str) -> list[str]:
         """Name the options that are told and for which a task has no use."""
-        used = () if task not in READ_TEXTS else OF_TEXTS if task != PAIRS else self._fields
+        used = () if task not in READ_TEXTS else OF_TEXTS if task not in IN_PAIRS else self._fields
         return [f"--{name}-column" for name, column in self._asdict().items() if column and name not in used]
 
 
@@ -105,7 +112,7 @@ class _Found:
 
 
 def open_text(
-    spec: str, seed: int = 0, group_by: str | None = None, *, columns: Columns = GUESSED, in_pairs: bool = False, several: bool = False
+    spec: str, seed: int = 0, group_by: str | None = None, *, columns: Columns = GUESSED, in_pairs: bool = False, labelled: Labelled = "one"
 ) -> Source:
     """Open labelled texts, or pairs of them; splits that are missing are dealt out of the training rows, stratified and seeded.
 
@@ -118,7 +125,7 @@ def open_text(
             is the first of `LABEL_COLUMNS`, of pairs rather one of `RELEVANCE_COLUMNS`, or the only one that is left; a query's the first of
             `QUERY_COLUMNS`, if there is one.
         in_pairs: a row has two texts.
-        several: a row has any number of labels: a list, or a string with `SEPARATORS` between them.
+        labelled: a row has `one` label; `several`, or none: a list, or a string with `SEPARATORS` between them; or a `score`, a number.
 
     Returns:
         A source whose items' `read` gives the text in UTF-8, or a pair of them as `fmx.pairs.joined` does.
@@ -127,23 +134,49 @@ def open_text(
         DataError: no such data, a column that is not there, bad rows (all at once), or rows that cannot be learnt from.
         SurroundingsError: a library that reads the format is not installed.
     """
-    parts, notes = open_parts(spec, KNOWN | {name.lower() for name in (*columns, group_by) if name}, lists=several)
+    parts, notes = open_parts(spec, KNOWN | {name.lower() for name in (*columns, group_by) if name}, lists=labelled == "several")
     train = next((part for part in parts if part.split in ("train", None)), parts[0])
     chosen = _choose_columns(train, columns, group_by, in_pairs)
     for part in parts:
         check_columns(part, [*chosen.texts, chosen.label, *filter(None, (group_by, columns.query))], _hint(in_pairs))
     found = _Found()
     for part in parts:
-        _read_part(part, chosen, found, several=several)
+        _read_part(part, chosen, found, labelled)
     _check_found(spec, found, in_pairs)
-    if several:
-        return _several(
-            spec, found, seed, [*notes, *_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, (), in_pairs)]
-        )
+    notes += [*_encoding_notes(parts), *_column_notes(train, chosen, columns)]
+    if labelled == "several":
+        return _several(spec, found, seed, [*notes, *_row_notes(found, (), in_pairs)])
+    if labelled == "score":
+        return _scored(spec, found, seed, [*notes, *_row_notes(found, (), in_pairs)])
     labels = sort_classes(train.classes.get(chosen.label), (label for label, _ in found.rows["train"]))
+    if in_pairs and train.classes.get(chosen.label) is None:
+        _check_not_scores(spec, labels)
     given = label_items({split: found.rows[split] for split in SPLITS if split in found.rows}, labels, spec)
-    notes += [*_encoding_notes(parts), *_column_notes(train, chosen, columns), *_row_notes(found, labels, in_pairs), *_torn_queries(given)]
+    notes += [*_row_notes(found, labels, in_pairs), *_torn_queries(given)]
     return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
+
+
+def _check_not_scores(spec: str, labels: tuple[str, ...]) -> None:
+    """Refuse to take numbers on a scale for classes. Raises: `DataError`."""
+    if len(labels) <= MOST_DECIMALS or not all(_NUMBER.fullmatch(label) for label in labels) or all(float(label).is_integer() for label in labels):
+        return
+    raise DataError(
+        f"The labels of {spec} are {len(labels)} different numbers, such as {labels[0]} and {labels[-1]}.",
+        hint="Add --scores (--task text-scores) to learn a score on their scale, or give each pair one of a few classes.",
+    )
+
+
+def _scored(spec: str, found: _Found, seed: int, notes: list[str]) -> Source:
+    """Make a source of rows whose labels are numbers as text."""
+    given = {split: [replace(item, label=0, score=float(score)) for score, item in found.rows[split]] for split in SPLITS if split in found.rows}
+    scores = np.array([item.score for item in given["train"]], np.float64)
+    labels = choose_grades(scores, spec)
+    notes = [*notes, f"Scores go from {scores.min():g} to {scores.max():g}; they are learnt as {len(labels)} grades.", *_torn_queries(given)]
+    grades, splits = grades_of(labels), complete_unlabelled(given, seed, spec, "pairs")
+    for split, items in splits.items():
+        places = nearest(np.array([item.score for item in items], np.float64), grades)
+        splits[split] = [replace(item, label=int(place)) for item, place in zip(items, places, strict=True)]
+    return Source(spec, labels, splits, notes=tuple(notes), has_scores=True)
 
 
 def _several(spec: str, found: _Found, seed: int, notes: list[str]) -> Source:
@@ -279,10 +312,11 @@ def check_columns(part: Part, needed: list[str], hint: str, rows: str = "Give ro
             raise DataError(f"{part.where}: the column {name} holds no text or numbers.", hint=hint)
 
 
-def _read_part(part: Part, columns: _Chosen, found: _Found, *, several: bool) -> None:
+def _read_part(part: Part, columns: _Chosen, found: _Found, labelled: Labelled) -> None:
     """Turn the rows of a table into labelled items."""
     found.faults += [part.prefix + fault for fault in part.table.faults]
     placed = columns.split is not None and is_placed(part.table.rows, columns.split)
+    read = {"one": _read_label, "several": _read_labels, "score": _read_score}[labelled]
     for place, row in part.table.rows:
         name = part.prefix + place
         try:
@@ -290,7 +324,7 @@ def _read_part(part: Part, columns: _Chosen, found: _Found, *, several: bool) ->
             if not all(texts):
                 found.empty.append(name)
                 continue
-            label = _read_labels(row.get(columns.label)) if several else _read_label(row.get(columns.label))
+            label = read(row.get(columns.label))
             split = part.split or read_split(row.get(columns.split or ""), placed)
             group = as_text(row.get(columns.group)) if columns.group else ""
             query = as_text(row.get(columns.query)) if columns.query else ""
@@ -298,7 +332,7 @@ def _read_part(part: Part, columns: _Chosen, found: _Found, *, several: bool) ->
         except ValueError as fault:
             found.faults.append(f"{name}: {fault}")
         else:
-            found.padded += not several and row[columns.label] != label and isinstance(row[columns.label], str)
+            found.padded += labelled == "one" and row[columns.label] != label and isinstance(row[columns.label], str)
             found.rows[split].append((label, _item(name, texts, group, query)))
 
 
@@ -333,6 +367,14 @@ def _read_labels(value: Any) -> str:
     if any(SEPARATORS[0] in name for name in names):
         raise ValueError(f"a label with {SEPARATORS[0]!r} in it")
     return SEPARATORS[0].join(names)
+
+
+def _read_score(value: Any) -> str:
+    """Return a score as text. Raises: `ValueError` with what is wrong."""
+    label = _read_label(value)
+    if not _NUMBER.fullmatch(label) or not np.isfinite(float(label)):
+        raise ValueError(f"score is no number but {label[:30]!r}")
+    return label
 
 
 def _encode(text: str, what: str) -> bytes:

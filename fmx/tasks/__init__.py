@@ -11,10 +11,13 @@ from fmx.tasks.task import Answer, Piece, Task
 from fmx.tasks.text_classification import TextClassification
 from fmx.tasks.text_labels import TextLabels
 from fmx.tasks.text_pair import TextPair
+from fmx.tasks.text_scores import TextScores
 from fmx.tasks.token_classification import TokenClassification
 from fmx.texts import TOKENIZER_FILE, open_tokenizer
 
-TEXT_TASKS: dict[str, type[TextClassification]] = {task.name: task for task in (TextClassification, TextLabels, TokenClassification, TextPair)}
+TEXT_TASKS: dict[str, type[TextClassification]] = {
+    task.name: task for task in (TextClassification, TextLabels, TokenClassification, TextPair, TextScores)
+}
 TASKS: dict[str, type[ImageClassification] | type[TextClassification]] = {ImageClassification.name: ImageClassification, **TEXT_TASKS}
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "TextClassification",
     "TextLabels",
     "TextPair",
+    "TextScores",
     "TokenClassification",
     "open_task",
     "require_images",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -80,14 +80,16 @@ class Task:
     """What an input is called."""
     has_several: ClassVar[bool] = False
     """Whether several labels may be said of an input, each by itself."""
-    has_labels: ClassVar[bool] = True
-    """Whether an answer is labels with scores, of which a caller may want some; else it is something else."""
+    answers_with: ClassVar[Literal["labels", "entities", "score"]] = "labels"
+    """What a prediction holds. Of labels with scores a caller may want some."""
     cuts: ClassVar[bool] = False
     """Whether an input may become several rows, for which it has to be read (`pieces`)."""
 
     def __init__(self, labels: tuple[str, ...], reader: Reader, spec: ImageInput | TextInput) -> None:
         self.labels = labels
         self.spec = spec
+        self.grades: tuple[float, ...] = ()
+        """What labels are worth where the answer is a score: rising, one each"""
         self.dtype, self.row_shape = reader.dtype, reader.row_shape
         self.decode, self.feed, self.order = reader.decode, reader.feed, reader.order
         self.features, self.example, self.noise = reader.features, reader.example, reader.noise
@@ -117,8 +119,8 @@ class Task:
         """Turn the probabilities of an input's pieces, float [*answer_shape] each, into what is told of the input."""
         return Answer(self.prediction(probabilities[0], top_k), [probabilities[0]])
 
-    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float]]:
-        """Give the labels, with scores, that a prediction comes to for whoever counts: the first."""
+    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float | None]]:
+        """Give the labels, with how sure they are, that a prediction comes to for whoever counts: the first."""
         return [(prediction["labels"][0]["label"], prediction["labels"][0]["score"])]
 
     def row(self, data: bytes) -> np.ndarray:

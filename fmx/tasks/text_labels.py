@@ -53,6 +53,6 @@ class TextLabels(TextClassification):
         """Do as every task does; a row's summary are its labels' probabilities, as shares of their sum."""
         return Answer(self.prediction(probabilities[0], top_k), [as_shares(probabilities[0][:, 1])])
 
-    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float]]:
+    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float | None]]:
         """Give the labels that are said, with their scores."""
         return [(one["label"], one["score"]) for one in prediction["labels"] if one["said"]]

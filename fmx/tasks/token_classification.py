@@ -32,7 +32,7 @@ class TokenClassification(TextClassification):
     """Rows are token ids, int32 [max_length]; outputs are probabilities float32 [max_length, labels], of which those of units count."""
 
     name = TOKENS
-    has_labels = False
+    answers_with = "entities"
     cuts = True
 
     def __init__(self, labels: tuple[str, ...], spec: TextInput, tokenizer: Tokenizer | None = None) -> None:
@@ -113,7 +113,7 @@ class TokenClassification(TextClassification):
         found = find_entities(places, np.concatenate(answers), self.labels)
         return Answer({"entities": [_shown(text, entity) for entity in found]}, [summary_of(said) for said in answers])
 
-    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float]]:
+    def counted(self, prediction: dict[str, Any]) -> list[tuple[str, float | None]]:
         """Give every entity's kind and score."""
         return [(entity["label"], entity["score"]) for entity in prediction["entities"]]
 

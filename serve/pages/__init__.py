@@ -39,11 +39,11 @@ class Pages:
     def _made(self, task: str) -> dict[str, tuple[str | bytes, str, str]]:
         settings, noun = self._settings, TASKS[task].noun
         described = openapi(settings, task)
-        has_labels = TASKS[task].has_labels
+        answers_with = TASKS[task].answers_with
         style = _asset("page.css")
-        script = _asset(f"{noun}.js") + _asset("labels.js" if has_labels else "entities.js") + _asset("page.js")
+        script = _asset(f"{noun}.js") + _asset(f"{answers_with}.js") + _asset("page.js")
         values: dict[str, object] = {"style": style, "script": script, "auth": settings.auth, "labels": DEFAULT_LABELS, "most_labels": MOST_LABELS}
-        values |= {"noun": noun, "has_labels": has_labels}
+        values |= {"noun": noun, "answers_with": answers_with}
         page = render("serve.pages", "page.html.j2", {**values, "docs": DOCS[1:], "predict": PREDICT[1:]}, folder="")
         docs = render("serve.pages", "docs.html.j2", {"style": style, "api": described, "source": OPENAPI[1:]}, folder="")
         policy = f"style-src {_hash(style)}; img-src blob: data:"

@@ -7,6 +7,7 @@ from typing import Any
 
 from fmx.tasks import TASKS, ImageClassification
 from serve import metrics
+from serve.client_schema import WHAT_IS_DONE
 from serve.inputs import DEFAULT_LABELS
 from serve.oip import HEADER_LENGTH
 from serve.pages.schemas import COUNT, FILE, PICTURE, TEXT, TOP_K, Schema, components, ref
@@ -57,7 +58,7 @@ def openapi(settings: ServeSettings, task: str = ImageClassification.name) -> De
 
 
 def _does(task: str) -> str:
-    return "Classifies" if TASKS[task].has_labels else "Finds entities in"
+    return {"labels": "Classifies", "entities": "Finds entities in", "score": "Scores"}[TASKS[task].answers_with]
 
 
 HEADERS: Described = {
@@ -115,10 +116,9 @@ def _callers(task: str) -> dict[str, Described]:
     top_k = {"name": "top_k", "in": "query", "description": "Labels an input; a body's own goes before it.", "schema": labels}
     noun = TASKS[task].noun
     body, about = _bodies(task)
-    has_labels = TASKS[task].has_labels
-    what = f"Predict labels for {noun}s" if has_labels else f"Find entities in {noun}s"
+    what = WHAT_IS_DONE[TASKS[task].answers_with].format(noun=noun)
     predict = _operation("prediction", what, _answers("Predictions"), *OF_ANY_CALLER, *OF_A_BODY)
-    options = {"parameters": [top_k]} if has_labels else {}
+    options = {"parameters": [top_k]} if TASKS[task].answers_with == "labels" else {}
     embed = _operation("prediction", f"Embed {noun}s", _answers("Embeddings"), *OF_ANY_CALLER, *OF_A_BODY, 404)
     to_embed = {"schema": ref("ToEmbed"), **({} if noun == "image" else {"example": EXAMPLES[noun]})}
     of_embedding = "A vector of length 1 for each, in their order; 404 where the package was exported without --embedding."
@@ -148,14 +148,16 @@ ABOUT_BODIES = {
 
 ABOUT_ENTITIES = "Positions of entities count Unicode code points, from 0; a text longer than the model's window is read in pieces that overlap."
 
+ABOUT_SCORES = "One score a pair, in their order, on the scale of the scores that the model learnt from."
+
 
 def _bodies(task: str) -> tuple[dict[str, Described], str]:
     """Give what a prediction's body may be, and what is said about it."""
     noun = TASKS[task].noun
     files = {"multipart/form-data": {"schema": ref("Files")}} if noun == "image" else {}
-    options = {"top_k": 3} if TASKS[task].has_labels else {}
+    options = {"top_k": 3} if TASKS[task].answers_with == "labels" else {}
     json = {"schema": ref(f"{noun.capitalize()}s"), "example": {**EXAMPLES[noun], **options}}
-    about = ABOUT_BODIES[noun] + ("" if TASKS[task].has_labels else f" {ABOUT_ENTITIES}")
+    about = {"labels": ABOUT_BODIES[noun], "entities": f"{ABOUT_BODIES[noun]} {ABOUT_ENTITIES}", "score": ABOUT_SCORES}[TASKS[task].answers_with]
     return {**_plain(task), **files, "application/json": json}, about
 
 

@@ -1,5 +1,5 @@
 // What all models share. What they read is in image.js, text.js or pair.js, one of which stands before this: `input` with `missing`, `focus`,
-// `request` and `part`, `listen`, and, where there is more to show than the answer, `show`. What they answer is in labels.js or entities.js:
+// `request` and `part`, `listen`, and, where there is more to show than the answer, `show`. What they answer is in labels.js, entities.js or score.js:
 // `output` with `show`, `told`, and, where something is asked of it, `ask`. The input and the key stay in this page's variables and fields:
 // nothing is written to any storage.
 

@@ -52,7 +52,7 @@ def _array(items: Schema, **more: Any) -> Schema:
 def _taken(settings: ServeSettings, task: type[Task]) -> dict[str, Schema]:
     """Describe what a body of JSON, or a form, may be: to predict, and to embed."""
     most, noun = settings.max_inputs, task.noun
-    options: dict[str, Schema] = {"top_k": {**TOP_K, "type": ["integer", "null"]}} if task.has_labels else {}
+    options: dict[str, Schema] = {"top_k": {**TOP_K, "type": ["integer", "null"]}} if task.answers_with == "labels" else {}
     words: Schema = {**TEXT, "minLength": 1, "maxLength": settings.max_characters, "pattern": r"\S"}
     one = {"image": BASE64, "text": words, "pair": _array(words, minItems=2, maxItems=2)}[noun]
     taken = {
@@ -75,7 +75,8 @@ def _prediction(task: type[Task]) -> dict[str, Schema]:
         "Embeddings": _object({"request_id": TEXT, "model": ref("Model"), "predictions": _array(_object({"embedding": _array({"type": "number"})}))}),
         "Model": _object({"name": TEXT, "version": TEXT, "variant": TEXT}),
         "Prediction": _object({"labels": labels, "score": SCORE}, "score") if task.noun == "pair" else _object({"labels": labels}),
-        **({} if task.has_labels else _entities()),
+        **(_entities() if task.answers_with == "entities" else {}),
+        **({"Prediction": _object({"score": {"type": "number"}})} if task.answers_with == "score" else {}),
     }
 
 

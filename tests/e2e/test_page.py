@@ -284,7 +284,11 @@ def test_text_is_predicted_by_keyboard_alone_and_its_curl_command_is_the_same_re
     assert said == []
 
 
-TYPED = {"text_package": ["the courier was <b>late</b>"], "pair_package": ["question 1", "lovely 'thanks' perfect"]}
+TYPED = {
+    "text_package": ["the courier was <b>late</b>"],
+    "pair_package": ["question 1", "lovely 'thanks' perfect"],
+    "scores_package": ["question 1", "lovely <i>thanks</i>"],
+}
 
 
 @pytest.mark.parametrize("which", TYPED)
@@ -301,14 +305,16 @@ def test_texts_are_typed_and_predicted_by_keyboard(which: str, browser: Any, req
             page.keyboard.type(text)
             page.keyboard.press("Control+Enter")
         page.wait_for_selector("#answer:not([hidden])")
-        assert page.locator("#labels th").first.inner_text() == expected["labels"][0]["label"]
+        labels = expected.get("labels", [])
+        assert page.locator("#labels th").all_inner_texts() == [one["label"] for one in labels]
         assert page.locator("#relevance").count() == ("score" in expected)
         if "score" in expected:
             assert float(page.locator("#relevance").inner_text()) == pytest.approx(expected["score"], abs=1e-3)
         command = page.locator("#curl").inner_text()
         done = subprocess.run(["sh", "-c", command], env={"KEY": running.key, "PATH": "/usr/bin:/bin"}, capture_output=True, check=False)
-        answered = json.loads(done.stdout)["predictions"][0]["labels"]
-        assert [item["label"] for item in answered] == page.locator("#labels th").all_inner_texts()
+        answered = json.loads(done.stdout)["predictions"][0]
+        assert [item["label"] for item in answered.get("labels", [])] == [one["label"] for one in labels]
+        assert answered.get("score") == (pytest.approx(expected["score"], abs=1e-4) if "score" in expected else None)
 
 
 def test_entities_are_marked_in_the_text(browser: Any, entity_package: Package, tmp_path: Path) -> None:

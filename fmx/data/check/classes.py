@@ -39,13 +39,15 @@ def label_name(source: Source, item: Item) -> str:
 
 
 def class_findings(source: Source, counts: dict[str, tuple[int, ...]], noun: str = "image") -> list[Finding]:
-    """Report labels that the source does not know, and classes with no held-out rows or few training rows.
+    """Report labels that the source does not know, and classes with no held-out rows or few training rows; grades of scores may lack rows.
 
     Args:
         source: labelled data.
         counts: of its rows, from `count_rows`.
         noun: what the rows are.
     """
+    if source.has_scores:
+        return []
     unknown = [item.name for items in source.splits.values() for item in items if not 0 <= item.label < len(source.labels)]
     names = class_names(source)
     missing = [f"{label} ({split})" for split in counts if split != "train" for label, count in zip(names, counts[split], strict=True) if not count]
