@@ -74,6 +74,10 @@ class ImageReader:
         """Make a row to time; all take as long: uint8 [1, height, width, 3]."""
         return self.noise(1)
 
+    def examples(self) -> dict[int, np.ndarray]:
+        """Make the row of `example`, for the one bucket that there is."""
+        return {0: self.example()}
+
     def noise(self, count: int) -> np.ndarray:
         """Make rows of noise, always the same: uint8 [count, height, width, 3]."""
         return np.random.default_rng(0).integers(0, 256, (count, *self.row_shape), dtype=np.uint8)

@@ -188,8 +188,17 @@ class TextReader:
 
     def example(self, *, whole: bool = False) -> np.ndarray:
         """Make a row of half the window, or of all of it, to time: int32 [1, max_length]."""
+        return self._row_of(self.spec.max_length if whole else max(1, self.spec.max_length // 2))
+
+    def examples(self) -> dict[int, np.ndarray]:
+        """Make a row of middling length, int32 [1, max_length], for each bucket from `STEP` tokens on, the shortest first."""
+        buckets = range(STEP.bit_length(), max(STEP, self.spec.max_length).bit_length() + 1)
+        lengths = {bucket: min(3 * 2 ** (bucket - 2), self.spec.max_length) for bucket in buckets}
+        return {bucket: self._row_of(length) for bucket, length in lengths.items()}
+
+    def _row_of(self, length: int) -> np.ndarray:
         row = np.full((1, self.spec.max_length), (self.spec.pad_id + 1) % self.spec.vocabulary, self.dtype)
-        row[:, self.spec.max_length if whole else max(1, self.spec.max_length // 2) :] = self.spec.pad_id
+        row[:, length:] = self.spec.pad_id
         return row
 
     def noise(self, count: int) -> np.ndarray:

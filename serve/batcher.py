@@ -12,9 +12,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,19 @@ class Lanes:
     threads: int
     """They decode, and run what is decoded."""
     batch_rows: int
-    """Most rows that run together."""
+    """Most rows that run together, unless `bucket_rows` says otherwise of their bucket."""
     decode_rows: int
     """Most inputs that a thread decodes before they run."""
     row_seconds: float
     """Of a slot, for one row of a batch, as measured when the package was opened."""
+    bucket_rows: Mapping[int, int] = field(default_factory=dict)
+    """By `fmx.decoded.Decoded.bucket`: short texts gain by company, long ones do not."""
+
+    def together(self, bucket: int) -> int:
+        """Give how many rows of a bucket run together at most; what is smaller than all that was measured counts as the smallest."""
+        if not self.bucket_rows:
+            return self.batch_rows
+        return self.bucket_rows.get(max(bucket, min(self.bucket_rows)), self.batch_rows)
 
 
 @dataclass(frozen=True)
@@ -238,7 +246,7 @@ class MicroBatcher:
             run, slots, rows = self._lanes.run_alone, self._lanes.slots, 1
         else:
             runners = min(self._free, 1 + self._idle)
-            run, slots, rows = self._lanes.run, 1, min(self._lanes.batch_rows, -(-len(self._ready) // runners))
+            run, slots, rows = self._lanes.run, 1, min(self._lanes.together(_bucket(self._ready[0])), -(-len(self._ready) // runners))
         self._free -= slots
         batch = self._take_alike(rows)
         self._show_queue()

@@ -41,6 +41,9 @@ class Reader(Protocol):
     def example(self, *, whole: bool = ...) -> np.ndarray:
         """Make one row to time, of middling length or the longest."""
 
+    def examples(self) -> dict[int, np.ndarray]:
+        """Make one row to time for each bucket of `decode` that takes a time of its own, the quickest first."""
+
     def noise(self, count: int) -> np.ndarray:
         """Make rows of no meaning, always the same."""
 
@@ -93,6 +96,7 @@ class Task:
         self.dtype, self.row_shape = reader.dtype, reader.row_shape
         self.decode, self.feed, self.order = reader.decode, reader.feed, reader.order
         self.features, self.example, self.noise = reader.features, reader.example, reader.noise
+        self.examples = reader.examples
 
     @property
     def answer_shape(self) -> tuple[int, ...]:

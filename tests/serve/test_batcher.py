@@ -76,8 +76,16 @@ def model() -> Model:
 def start(model: Model) -> Iterator[Start]:
     made = []
 
-    def begin(slots: int = 1, threads: int = 1, batch_rows: int = 4, decode_rows: int = 4, alone: Model | None = None) -> MicroBatcher:
-        made.append(MicroBatcher(Lanes(model, slots, alone, threads, batch_rows, decode_rows, 0.001), decode, SHAPE, np.dtype(np.uint8)))
+    def begin(
+        slots: int = 1,
+        threads: int = 1,
+        batch_rows: int = 4,
+        decode_rows: int = 4,
+        alone: Model | None = None,
+        bucket_rows: dict[int, int] | None = None,
+    ) -> MicroBatcher:
+        lanes = Lanes(model, slots, alone, threads, batch_rows, decode_rows, 0.001, bucket_rows or {})
+        made.append(MicroBatcher(lanes, decode, SHAPE, np.dtype(np.uint8)))
         return made[-1]
 
     yield begin
@@ -145,6 +153,16 @@ def test_rows_of_one_request_in_several_buckets_are_answered_in_order(model: Mod
     model.let_go.set()
     assert values(asked) == [1, 2, 3, 4, 5, 6]
     assert model.ran[1:] == [[1, 4], [2, 5], [3, 6]]
+
+
+def test_bucket_has_batches_of_its_own_size(model: Model, start: Start) -> None:
+    """Short texts gain by company, long ones do not; what is shorter than all that was measured counts as the shortest."""
+    batcher = start(batch_rows=4, decode_rows=32, bucket_rows={4: 4, 5: 2, 6: 1})
+    occupy(model, batcher)
+    asked = [batcher.submit([bucketed(10 * bucket + number, bucket) for number in range(4)], soon()) for bucket in (3, 4, 5, 6)]
+    model.let_go.set()
+    assert [values(pending) for pending in asked] == [[10 * bucket + number for number in range(4)] for bucket in (3, 4, 5, 6)]
+    assert [len(batch) for batch in model.ran[1:]] == [4, 4, 2, 2, 1, 1, 1, 1]
 
 
 def test_bucket_of_which_there_are_few_does_not_starve(model: Model, start: Start) -> None:

@@ -471,6 +471,13 @@ def test_sessions_of_a_package_share_its_tokenizer(text_package: Package, monkey
     assert read == [text_package.folder / texts.TOKENIZER_FILE]
 
 
+def test_every_length_has_batches_of_its_own_size(text_package: Package) -> None:
+    window = text_package.manifest.input.max_length  # type: ignore[union-attr]
+    measured = open_lanes(text_package, ServeSettings(threads=2)).lanes.bucket_rows
+    assert list(measured) == list(range(texts.STEP.bit_length(), window.bit_length() + 1))
+    assert set(open_lanes(text_package, ServeSettings(threads=2, batch_rows=7)).lanes.bucket_rows.values()) == {7}
+
+
 # A model of images in its place, and back
 
 
