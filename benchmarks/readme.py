@@ -10,7 +10,7 @@ from benchmarks.export_page import export_section
 from benchmarks.finetune_page import training_section
 from benchmarks.markdown import table
 from benchmarks.serve_page import gpu_section, serving_section
-from benchmarks.text_page import text_section
+from benchmarks.text_page import cuda_training_section, text_section
 
 FOLDER = Path(__file__).parent
 SECTIONS = {
@@ -19,6 +19,7 @@ SECTIONS = {
     "export": export_section,
     "finetune": training_section,
     "text": text_section,
+    "text_training_cuda": cuda_training_section,
 }
 
 

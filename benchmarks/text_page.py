@@ -77,6 +77,31 @@ def _training(found: dict[str, Any]) -> list[str]:
     )
 
 
+def cuda_training_section(results: dict[str, Any]) -> list[str]:
+    """Give the section on training texts on a GPU."""
+    versions, courses = results["versions"], results["courses"]
+    low, middle, high = courses[0]["tokens"]
+    lines = [
+        "### Training texts on a GPU",
+        "",
+        "Written from `results/text_training_cuda.json`, which `python -m benchmarks.text_training` left. Full fine-tuning, bf16, encoders of random",
+        f"weights, {courses[0]['rows']} Chinese reviews of {low} to {high} tokens (median {middle}); rows a second of the second epoch, medians of",
+        "turns, and what fmx has over each: over the medians, and least and most of a turn.",
+        "",
+        f"{results['date'][:10]}, {results['gpu']}, {results['machine']['cpus']} cores; torch {versions['torch']}, transformers {versions['transformers']}.",
+        "",
+    ]
+    rows = []
+    for course in courses:
+        sides = course["rows_per_second"]
+        for name, rates in sides.items():
+            ratios = sorted(mine / other for mine, other in zip(sides["fmx"], rates, strict=True))
+            over = statistics.median(sides["fmx"]) / statistics.median(rates)
+            scatter = "" if name == "fmx" else f"{over:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            rows.append([f"{course['shape']}, batch {course['batch']}", name, f"{statistics.median(rates):.0f}", scatter])
+    return lines + table(["network", "trainer", "rows/s", "fmx over it"], rows)
+
+
 def _int8(found: dict[str, Any]) -> list[str]:
     lengths = next(iter(found["sides"].values()))["ms"]
     heads = ["batch 1", "size", "accuracy", "agreement", *(f"{length} tokens" for length in lengths)]

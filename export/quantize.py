@@ -42,12 +42,15 @@ class Scheme:
     operators: tuple[str, ...] = ()
     """Those that are quantised; empty: all that ONNX Runtime can. In a transformer the additions of a mask, whose range is that of all floats,
     must stay float."""
+    float_outputs: bool = False
+    """Whether matrix products read int8 and give floats: what stands between those of a transformer is float, and would have to undo int8."""
 
     def as_recipe(self) -> dict[str, Any]:
         """Give what the manifest says about it."""
         return {"method": "static", "format": "QDQ", **asdict(self)}
 
 
+PRODUCTS = ["MatMul", "Gemm"]
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
@@ -110,9 +113,9 @@ def quantize_body(
             TYPES[scheme.activations],
             found,
             [],
-            list(keep_float),
+            [*keep_float, *(_without_weights(prepared) if scheme.float_outputs else ())],
             list(scheme.operators) or sorted({*QLinearOpsRegistry, *QDQRegistry}),
-            _options(start),
+            _options(start, scheme),
         )
         quantiser.quantize_model()
         quantiser.model.topological_sort()
@@ -122,12 +125,19 @@ def quantize_body(
     return quantised
 
 
-def _options(start: Start | None) -> dict[str, Any]:
+def _options(start: Start | None, scheme: Scheme) -> dict[str, Any]:
     """Give the input its own scale and zero point; raw rows are bytes, whatever the scheme's activations are."""
+    options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": PRODUCTS} if scheme.float_outputs else {}
     if start is None:
-        return {}
+        return options
     scale, zero = np.array(start.scale, np.float32), np.array(start.zero_point, np.uint8)
-    return {"TensorQuantOverrides": {NORMALISED: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]}}
+    return {**options, "TensorQuantOverrides": {NORMALISED: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]}}
+
+
+def _without_weights(prepared: onnx.ModelProto) -> list[str]:
+    """Name the matrix products of two activations, as attention has them."""
+    layers = {node.name for node in layers_of(prepared)}
+    return [node.name for node in prepared.graph.node if node.op_type in PRODUCTS and node.name not in layers]
 
 
 def _check_folded(model: onnx.ModelProto) -> None:

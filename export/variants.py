@@ -229,7 +229,7 @@ def _search(bench: Bench, target: Target, graph: FloatGraph, trained: Rounded | 
         speed_up=lambda body: judge.speed_up(judge.opened(body, start)),
         ranges=ranges,
     )
-    scheme = target.scheme if isinstance(spec, ImageInput) else replace(target.scheme, operators=TEXT_OPERATORS)
+    scheme = target.scheme if isinstance(spec, ImageInput) else replace(target.scheme, operators=TEXT_OPERATORS, float_outputs=True)
     search = Search(problem, scheme, settings.max_drop, bench.deadline, bench.say)
     body, best = search.run()
     recipe = {

@@ -86,6 +86,7 @@ def measure_network(
 def forget_peak(device: torch.device) -> None:
     """Have `peak_memory_bytes` of a GPU count from now on: several trainings of one process are told apart."""
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # before it a device is none to `reset_peak_memory_stats`
         torch.cuda.reset_peak_memory_stats(device)
 
 

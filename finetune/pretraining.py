@@ -146,15 +146,16 @@ def _settings_of(target: Path, states: Path, options: dict[str, Any]) -> Pretrai
 def _windows(texts: Sequence[str], base: MaskedBase, what: str) -> np.ndarray:
     """Cut texts into rows, int32 [n, max_length]; none of their tokens is lost, but for rows without a single one that is known."""
     tokenizer = tokenizer_of(base.tokenizer.encode(), "The tokenizer")
-    tokenizer.enable_truncation(base.spec.max_length)
     reserved = reserved_ids(tokenizer, base.spec)
     ordinary = base.masking.ordinary.numpy()
     rows: list[np.ndarray] = []
     with progress(what, len(texts), "texts") as advance:
         for start in range(0, len(texts), TOGETHER):
             part = texts[start : start + TOGETHER]
-            for encoding in tokenizer.encode_batch(part):
-                rows += [row for window in (encoding, *encoding.overflowing) if ordinary[row := _row(window, base.spec, reserved)].any()]
+            for encoding in tokenizer.encode_batch(part, add_special_tokens=False):
+                encoding.truncate(base.spec.max_length - base.spec.special_tokens)
+                windows = map(tokenizer.post_process, (encoding, *encoding.overflowing))
+                rows += [row for window in windows if ordinary[row := _row(window, base.spec, reserved)].any()]
             advance(len(part))
     return np.stack(rows) if rows else np.empty((0, base.spec.max_length), np.int32)
 

@@ -100,8 +100,8 @@ def _settings_of(folder: Path, options: dict[str, Any]) -> TrainSettings:
 def _train(job: Job, started: float, meter: EnergyMeter, watch: Callable[[Fit], None] | None) -> Run:
     saved = _check_or_write_training(job)
     state = load_state(job.states, job.say)
-    forget_peak(job.device)
     job.network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    forget_peak(job.device)
     stages = METHODS[job.settings.method]
     first = next((i for i, stage in enumerate(stages) if state is not None and stage.name == state.facts["stage"]), 0)
     done = {name: [Epoch(**epoch) for epoch in epochs] for name, epochs in saved["stages"].items()}

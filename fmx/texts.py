@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,9 +161,12 @@ class TextReader:
 
     def token_starts(self, text: str) -> list[int]:
         """Give where every token of a text begins, however long it is."""
-        encoding = encoded(self._opened(), [text])
-        parts = [encoding, *encoding.overflowing]
-        return [start for part in parts for (start, _), is_around in zip(part.offsets, part.special_tokens_mask, strict=True) if not is_around]
+        return [start for start, _ in self._of_whole_texts.encode(text, add_special_tokens=False).offsets]
+
+    @cached_property
+    def _of_whole_texts(self) -> Tokenizer:
+        """The tokenizer without truncation. What is behind the window is not in `Encoding.overflowing` of tokenizers 0.23.1 and 0.23.2."""
+        return tokenizer_of(self._opened().to_str().encode(), TOKENIZER_FILE)
 
     def _opened(self) -> Tokenizer:
         if self._tokenizer is None:
