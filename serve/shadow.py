@@ -27,7 +27,7 @@ log = logging.getLogger("fmx.serve")
 
 
 def find_shadow(name: str, package: Package) -> tuple[Package, str | None]:
-    """Find what FMX_SHADOW names: a variant of the package that is served, or another package of the same labels and input.
+    """Find what FMX_SHADOW names: a variant of the package that is served, or another package of the same task, labels and input.
 
     Raises:
         UsageError: it is neither.
@@ -35,8 +35,11 @@ def find_shadow(name: str, package: Package) -> tuple[Package, str | None]:
     """
     variants = [variant.name for variant in package.manifest.variants]
     beside = package if name in variants else load_package(find_package(name))
-    if beside.manifest.labels != package.manifest.labels or beside.manifest.input != package.manifest.input:
-        raise PackageError(f"{beside.name} has other labels or another input than {package.name}.", hint="FMX_SHADOW names what can be compared.")
+    compared = ("task", "labels", "input", "output")
+    if any(getattr(beside.manifest, field) != getattr(package.manifest, field) for field in compared):
+        raise PackageError(
+            f"{beside.name} has another task, other labels or another input than {package.name}.", hint="FMX_SHADOW names what can be compared."
+        )
     return beside, name if name in variants else None
 
 

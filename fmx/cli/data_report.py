@@ -8,6 +8,8 @@ from fmx.cli import output
 from fmx.data.check import Checked, DataCheck, Finding, TextCheck
 
 CLASSES_SHOWN = 40
+NAMES_SHOWN = 12
+"""Of scripts and languages."""
 
 
 def print_check(checked: Checked, train_command: str) -> None:
@@ -55,10 +57,16 @@ def _print_texts(checked: TextCheck) -> None:
         if lengths.longer_share is not None:
             columns, row = [*columns, f"over {lengths.max_length:,}"], [*row, output.percent(lengths.longer_share)]
         output.table("Lengths", columns, [[lengths.unit, *row]])
-    splits = list(checked.scripts)
-    scripts = dict.fromkeys(script for shares in checked.scripts.values() for script in shares)
-    rows = [[script, *(output.percent(checked.scripts[split].get(script, 0.0)) for split in splits)] for script in scripts]
-    output.table("Scripts, by letters", ["script", *splits], rows)
+    _print_shares("Scripts, by letters", "script", checked.scripts)
+    if checked.languages:
+        _print_shares("Languages, by texts", "language", checked.languages)
+
+
+def _print_shares(title: str, what: str, by_split: dict[str, dict[str, float]]) -> None:
+    names = list(dict.fromkeys(name for shares in by_split.values() for name in shares))
+    rows = [[name, *(output.percent(shares.get(name, 0.0)) for shares in by_split.values())] for name in names[:NAMES_SHOWN]]
+    rest = [[f"... {len(names) - NAMES_SHOWN} more", *("" for _ in by_split)]] if len(names) > NAMES_SHOWN else []
+    output.table(title, [what, *by_split], rows + rest)
 
 
 def _print_finding(found: Finding) -> None:

@@ -19,6 +19,7 @@ from fmx.contract import Fingerprint
 from fmx.data import open_source
 from fmx.data.check import check_texts, find_leakage
 from fmx.data.check.findings import KINDS_OF, TEXT_KINDS, Finding
+from fmx.data.check.languages import UNTOLD, language_teller
 from fmx.data.check.scripts import mean_shares, script_shares, shift_findings
 from fmx.data.check.texts import read_text_facts, shows_something
 from fmx.data.likeness import normalise
@@ -128,7 +129,7 @@ def test_planted_fault_is_found(kind: str, report: dict[str, Any]) -> None:
 
 def test_nothing_else_is_found(report: dict[str, Any]) -> None:
     assert {finding["kind"] for finding in report["findings"]} == set(PLANTED)
-    assert set(PLANTED) | {"unknown-class", "many-unreadable", "script-shift"} == set(TEXT_KINDS)
+    assert set(PLANTED) | {"unknown-class", "many-unreadable", "script-shift", "language-shift"} == set(TEXT_KINDS)
 
 
 def test_report_counts_rows_lengths_and_scripts(report: dict[str, Any]) -> None:
@@ -288,11 +289,44 @@ def test_script_of_a_text_is_told(text: str, script: str) -> None:
 
 def test_split_in_another_script_is_a_warning_and_small_ones_are_not_compared() -> None:
     latin, han = {"Latin": 1.0}, {"Han": 1.0}
-    (found,) = shift_findings({"train": [latin] * 40, "validation": [latin] * 30 + [han] * 10, "test": [latin] * 36 + [han] * 4})
+    (found,) = shift_findings("script-shift", {"train": [latin] * 40, "validation": [latin] * 30 + [han] * 10, "test": [latin] * 36 + [han] * 4})
     assert (found.kind, found.severity, found.count) == ("script-shift", "warning", 1)
     assert found.examples == ("validation (Latin 75%, in train 100%)",)
-    assert shift_findings({"train": [latin] * 40, "test": [han] * 20}) == ()
+    assert shift_findings("script-shift", {"train": [latin] * 40, "test": [han] * 20}) == ()
     assert mean_shares([latin, {"Latin": 0.5, "Han": 0.5}]) == {"Latin": 0.75, "Han": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        *[("where is my order please", "en"), ("wo ist meine Bestellung", "de"), ("où est ma commande", "fr"), ("我的订单在哪里", "zh")],
+        *[("注文はどこですか", "ja"), ("ok", UNTOLD), ("12345 6789", UNTOLD), ("好的", UNTOLD), ("hello Anna", UNTOLD)],
+    ],
+)
+def test_language_of_a_text_is_told_where_it_can_be(text: str, language: str) -> None:
+    tell = language_teller()
+    assert tell is not None
+    assert tell(text, script_shares(text)) == language
+
+
+def test_split_in_another_language_of_the_same_script_is_a_warning(tmp_path: Path) -> None:
+    english = [f"the parcel number {n} was late again and nobody answered" for n in range(90)]
+    german = [f"das Paket Nummer {n} war wieder zu spät und niemand meldete sich" for n in range(40)]
+    rows = [(text, "ab"[n % 2], "train" if n < 50 else "validation") for n, text in enumerate(english)]
+    rows += [(text, "ab"[n % 2], "test") for n, text in enumerate(german)]
+    checked = check_texts(open_source(str(write(tmp_path / "rows.csv", rows)), task=TEXTS))
+    assert checked.languages["test"]["de"] > 0.9
+    assert checked.languages["train"]["en"] > 0.9
+    (found,) = [one for one in checked.findings if one.kind == "language-shift"]
+    assert found.examples[0].startswith("test (")
+
+
+def test_check_without_the_library_of_languages_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmx.data.check.text_check.language_teller", lambda: None)
+    rows = [(f"the parcel number {n} was late", "ab"[n % 2], "") for n in range(40)]
+    checked = check_texts(open_source(str(write(tmp_path / "rows.csv", rows)), task=TEXTS))
+    assert checked.languages == {}
+    assert any("py3langid" in note for note in checked.notes)
 
 
 def test_personal_data_are_counted_by_kind() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmx.errors import PackageError
 from fmx.package import Package
 from fmx.predictor import PackagePredictor
+from serve.shadow import find_shadow
 from tests.serve.test_openapi import assert_service_is_as_described
 from tests.serve.test_service import Service, running
 from tests.serve.test_text_service import ask, infer, tensor
@@ -58,3 +60,10 @@ def test_protocol_gives_a_number_a_label(service: Service, labels_package: Packa
 
 def test_description_and_service_agree(labels_package: Package, tmp_path: Path) -> None:
     assert_service_is_as_described(labels_package, tmp_path)
+
+
+def test_shadow_of_another_task_is_refused_at_start(labels_package: Package, text_package: Package) -> None:
+    """Its labels and input may be the same, and every row would fail."""
+    assert (labels_package.manifest.labels, labels_package.manifest.input) == (text_package.manifest.labels, text_package.manifest.input)
+    with pytest.raises(PackageError, match="another task"):
+        find_shadow(str(labels_package.folder), text_package)

@@ -78,6 +78,11 @@ TEXT_KINDS: dict[str, Kind] = {
         "splits whose scripts differ from those of the training split by more than 20 points",
         "Deal the splits anew, so that what is measured is what is learnt.",
     ),
+    "language-shift": Kind(
+        "warning",
+        "splits whose languages differ from those of the training split by more than 20 points",
+        "Deal the splits anew, so that what is measured is what is learnt.",
+    ),
     "long": Kind("warning", "texts longer than --max-length, which training cuts at the end", "Raise --max-length, or put first what matters."),
     "email": Kind("warning", "texts with an e-mail address", _PERSONAL),
     "phone": Kind("warning", "texts with a phone number", _PERSONAL),

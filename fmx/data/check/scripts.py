@@ -1,4 +1,4 @@
-"""In which scripts texts are written, and whether the splits are alike in that. Languages are not told apart: that takes a model."""
+"""In which scripts texts are written, and whether the splits are alike in that, or in their languages (languages.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmx.texts import LOOKED_AT
 SCRIPTS = ("Latin", "Han", "Kana", "Hangul", "Cyrillic", "Arabic", "Hebrew", "Devanagari", "Thai", "Greek", "other")
 """Texts without a letter are `other`."""
 MOST_SHIFT = 0.20
-"""Difference of a script's share from the training split's above which a split is of other texts"""
+"""Difference of a share from the training split's above which a split is of other texts"""
 LEAST_TEXTS = 30
 """Texts a split needs for its shares to say anything"""
 _BY_WORD = {
@@ -39,16 +39,19 @@ def script_shares(text: str) -> dict[str, float]:
 
 
 def mean_shares(texts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Average the shares of texts, each counting the same; scripts that none has are left out."""
-    means = {script: sum(shares.get(script, 0.0) for shares in texts) / max(1, len(texts)) for script in SCRIPTS}
-    return {script: share for script, share in means.items() if share}
+    """Average the shares of texts, of scripts or of languages, each text counting the same: the largest first."""
+    sums: Counter[str] = Counter()
+    for shares in texts:
+        sums.update(shares)
+    return {name: total / len(texts) for name, total in sums.most_common()}
 
 
-def shift_findings(splits: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[Finding, ...]:
-    """Report splits that are written in other scripts than the training split.
+def shift_findings(kind: str, splits: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[Finding, ...]:
+    """Report splits that are written in other scripts, or languages, than the training split.
 
     Args:
-        splits: the `script_shares` of every text, by split.
+        kind: of the finding.
+        splits: the `script_shares` of every text, by split, or its language as a share of 1.
     """
     train = splits.get("train", ())
     learnt = mean_shares(train)
@@ -57,11 +60,11 @@ def shift_findings(splits: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple
         if split == "train" or min(len(texts), len(train)) < LEAST_TEXTS:
             continue
         shares = mean_shares(texts)
-        script = max(SCRIPTS, key=lambda name: abs(shares.get(name, 0.0) - learnt.get(name, 0.0)))
+        script = max(sorted({*shares, *learnt}), key=lambda name: (abs(shares.get(name, 0.0) - learnt.get(name, 0.0)), learnt.get(name, 0.0)))
         share, usual = shares.get(script, 0.0), learnt.get(script, 0.0)
         if abs(share - usual) > MOST_SHIFT:
             shifted.append(f"{split} ({script} {share:.0%}, in train {usual:.0%})")
-    return finding("script-shift", shifted, noun="text")
+    return finding(kind, shifted, noun="text")
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -14,6 +14,7 @@ from fmx.data.check.checked import Checked
 from fmx.data.check.classes import class_findings, class_names, count_rows
 from fmx.data.check.duplicates import Table, exact_findings, table_of
 from fmx.data.check.findings import Finding, Severity, finding, worst_first
+from fmx.data.check.languages import MISSING, UNTOLD, language_teller
 from fmx.data.check.scripts import mean_shares, shift_findings
 from fmx.data.check.text_duplicates import normalised_findings
 from fmx.data.check.texts import TextFacts, read_text_facts
@@ -50,10 +51,12 @@ class TextCheck(Checked):
     """None where no text can be used"""
     scripts: dict[str, dict[str, float]]
     """By split: the shares of scripts among letters, each text counting the same"""
+    languages: dict[str, dict[str, float]]
+    """By split: the shares of texts in a language; empty where they are not told apart"""
 
     def facts_json(self) -> dict[str, Any]:
-        """Return the lengths and scripts."""
-        return {"lengths": asdict(self.lengths) if self.lengths else None, "scripts": self.scripts}
+        """Return the lengths, scripts and languages."""
+        return {"lengths": asdict(self.lengths) if self.lengths else None, "scripts": self.scripts, "languages": self.languages}
 
 
 def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = None, max_length: int = MAX_LENGTH, noun: str = "text") -> TextCheck:
@@ -72,24 +75,27 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
     """
     items = [(split, item) for split, found in source.splits.items() for item in found]
     measure = _token_count(tokenizer) if tokenizer is not None else _character_count
+    tell_language = language_teller()
     facts: list[TextFacts] = [TextFacts(b"", ())] * len(items)
 
     def read(index: int) -> None:
-        facts[index] = read_text_facts(items[index][1], measure)
+        facts[index] = read_text_facts(items[index][1], measure, tell_language)
 
     in_threads(read, len(items), "checking texts")
     table = table_of(source, items, [fact.digest for fact in facts], noun)
     window = max_length if tokenizer is not None else None
     counts = count_rows(source)
-    scripts = _by_split(table, facts)
+    scripts = _by_split(table, facts, lambda fact: fact.scripts)
+    languages = _by_split(table, facts, lambda fact: {fact.language: 1.0}) if tell_language is not None else {}
     return TextCheck(
         source=source.name,
         labels=class_names(source),
         counts=counts,
         rows={split: len(found) for split, found in source.splits.items()},
-        notes=source.notes,
+        notes=source.notes if tell_language is not None else (*source.notes, MISSING),
         lengths=_lengths(facts, window),
         scripts={split: mean_shares(shares) for split, shares in scripts.items()},
+        languages={split: mean_shares(shares) for split, shares in languages.items()},
         findings=worst_first(
             [
                 *class_findings(source, counts, noun),
@@ -98,7 +104,8 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
                 *_marked(table, facts),
                 *_unusable(table, facts),
                 *(_long(table, facts, window) if not source.has_entities else ()),
-                *shift_findings(scripts),
+                *shift_findings("script-shift", scripts),
+                *shift_findings("language-shift", {split: [share for share in shares if UNTOLD not in share] for split, shares in languages.items()}),
             ]
         ),
     )
@@ -113,12 +120,12 @@ def _character_count(texts: list[str]) -> int:
     return sum(map(len, texts))
 
 
-def _by_split(table: Table, facts: list[TextFacts]) -> dict[str, list[dict[str, float]]]:
-    """Gather the script shares of the usable texts."""
+def _by_split(table: Table, facts: list[TextFacts], shares_of: Callable[[TextFacts], dict[str, float]]) -> dict[str, list[dict[str, float]]]:
+    """Gather the shares of the usable texts."""
     shares: dict[str, list[dict[str, float]]] = defaultdict(list)
     for split, fact in zip(table.splits, facts, strict=True):
         if fact.usable:
-            shares[split].append(fact.scripts)
+            shares[split].append(shares_of(fact))
     return dict(shares)
 
 

@@ -36,14 +36,19 @@ class TextFacts:
     """In the unit of whoever counted"""
     scripts: dict[str, float] = field(default_factory=dict)
     """Shares of its letters, which sum to 1"""
+    language: str = ""
+    """Empty where languages are not told"""
 
 
-def read_text_facts(item: Item, measure: Callable[[list[str]], int]) -> TextFacts:
+def read_text_facts(
+    item: Item, measure: Callable[[list[str]], int], tell_language: Callable[[str, dict[str, float]], str] | None = None
+) -> TextFacts:
     """Read a text, or a pair of them, and say what it is.
 
     Args:
         item: whose text.
         measure: gives the length of its texts together, in tokens or characters.
+        tell_language: of a text and its shares of scripts.
     """
     try:
         data = item.read()
@@ -61,7 +66,9 @@ def read_text_facts(item: Item, measure: Callable[[list[str]], int]) -> TextFact
         return TextFacts(digest, (("invisible", f"{characters:,} characters"),))
     both = "\n".join(texts)
     marks = tuple((PERSONAL_KINDS[kind], "") for kind in count_personal_data(both))
-    return TextFacts(digest, marks, True, likeness_of(data), measure(texts), script_shares(both))
+    scripts = script_shares(both)
+    language = tell_language(both, scripts) if tell_language is not None else ""
+    return TextFacts(digest, marks, True, likeness_of(data), measure(texts), scripts, language)
 
 
 def shows_something(text: str) -> bool:
