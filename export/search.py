@@ -55,7 +55,7 @@ class Problem:
     cheap: np.ndarray
     """A few validation rows."""
     drop: Callable[[onnx.ModelProto], float]
-    """Points of validation accuracy that a quantised body loses against the eager model."""
+    """Points on the validation rows that a quantised body loses against the eager model."""
     speed_up: Callable[[onnx.ModelProto], float | None]
     """How many times as fast as fp32 a quantised body is here; None where this host cannot tell."""
     ranges: Callable[[RangeMethod, Callable[[], Ranges]], Ranges]
@@ -125,7 +125,7 @@ class Search:
     def _put_back(self, best: Trial) -> Trial:
         """Put the noisiest layers back to float, one by one, until the budget holds."""
         order = self._noisiest_first(best.choice)
-        self.say(f"int8 loses {best.drop:.2f} points of validation accuracy; putting back layers, of {len(order)} the noisiest first.")
+        self.say(f"int8 loses {best.drop:.2f} points on the validation rows; putting back layers, of {len(order)} the noisiest first.")
         current = best
         for node in order:
             if self._is_late() or len(current.choice.keep_float) + 1 > SHARE_FLOAT * len(order):

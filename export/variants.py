@@ -146,7 +146,7 @@ def _search_within_budget(bench: Bench, target: Target) -> Found:
     epochs = bench.settings.recover
     if found.drop <= bench.settings.max_drop or not epochs or time.monotonic() > bench.deadline:
         return found
-    bench.say(f"int8 loses {found.drop:.2f} points of validation accuracy: {epochs} epochs of quantisation-aware training.")
+    bench.say(f"int8 loses {found.drop:.2f} points on the validation rows: {epochs} epochs of quantisation-aware training.")
     network = copy.deepcopy(bench.subject.network)
     run, rows = bench.subject.run, bench.subject.rows
     limit = 64 if target.scheme.reduce_range else 127

@@ -15,7 +15,7 @@ from fmx.entities import IGNORED, f1_of
 from fmx.errors import missing_extra
 from fmx.evaluation import counts_of
 from fmx.pairs import texts_of
-from fmx.ranking import ranking_measures, ranking_of, worth_of
+from fmx.ranking import ranking_of, scored_ranking_of
 from fmx.scores import pearson
 from fmx.statistics import accuracy_of, best_thresholds, wilson_interval
 from fmx.tasks import TokenClassification
@@ -115,9 +115,8 @@ def compare_scores(rows: dict[str, Rows], metrics: dict[str, Any], say: Callable
     if reached <= of_baseline:
         say(f"This training did not beat TF-IDF with ridge regression: correlation {reached:.4f} against {of_baseline:.4f} on the test rows.")
     told: dict[str, Any] = {"score_baselines": {"tfidf": of_baseline}}
-    worth = worth_of(test.grades)
-    if "ranking" in metrics and worth is not None:
-        told["ranking_baselines"] = {"tfidf": ranking_measures(said, worth[test.labels], [item.query for item in test.items])}
+    if "ranking" in metrics:
+        told["ranking_baselines"] = {"tfidf": scored_ranking_of(said, test)}
     return told
 
 

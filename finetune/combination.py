@@ -16,7 +16,7 @@ import torch
 from finetune.averaging import mean_state
 from finetune.device import choose_device
 from finetune.ensemble import Ensemble
-from finetune.evaluation import eager_accuracy
+from finetune.evaluation import eager_judgement
 from finetune.measurement import measure_network
 from finetune.network import Network, restore_network
 from finetune.run_writer import write_run
@@ -40,8 +40,14 @@ class Members:
 
     runs: list[Run]
     rows: dict[str, Rows]
-    accuracies: list[float]
+    judgements: list[float]
+    """On the validation rows"""
     device: torch.device
+
+    @property
+    def judged(self) -> str:
+        """What the judgements are."""
+        return self.rows["validation"].judged.removeprefix("the ")
 
 
 def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None = None, device: str = "auto", say: Say = lambda line: None) -> Run:
@@ -52,7 +58,7 @@ def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None
         DataError: their rows differ.
         BudgetError: no average is better on validation than the best run; nothing is written.
     """
-    members = _open_members(given, device, say)
+    members = _open_members(given, device, say, _raw)
     models = {(run.info.model, run.info.input.model_dump_json(), *sorted(run.info.files.items())) for run in members.runs}
     if len(models) > 1 or members.runs[0].info.members:
         raise UsageError("A soup averages weights, so its runs must have one model and one size.", hint="fmx ensemble takes different ones.")
@@ -60,17 +66,17 @@ def make_soup(given: Sequence[str], *, out: Path | None = None, name: str | None
         raise UsageError("A soup averages weights, so its runs must be pruned alike, or not at all.", hint="fmx ensemble takes different ones.")
     networks = [_raw(run) for run in members.runs]
     states = [network.body.state_dict() for network in networks]
-    chosen, best = [0], members.accuracies[0]
+    chosen, best = [0], members.judgements[0]
     trial = _raw(members.runs[0])
     for number in range(1, len(states)):
         trial.body.load_state_dict(mean_state([states[i] for i in [*chosen, number]]))
-        accuracy = _validation_accuracy(trial.to(members.device), members)
-        say(f"with {members.runs[number].info.name}: validation accuracy {accuracy:.2%}")
-        if accuracy >= best:
-            chosen, best = [*chosen, number], accuracy
-    if len(chosen) == 1 or best <= members.accuracies[0]:
+        judgement = _judgement(trial.to(members.device), members)
+        say(f"with {members.runs[number].info.name}: validation {members.judged} {judgement:.2%}")
+        if judgement >= best:
+            chosen, best = [*chosen, number], judgement
+    if len(chosen) == 1 or best <= members.judgements[0]:
         raise BudgetError(
-            f"No average is better on validation than {members.runs[0].info.name} ({members.accuracies[0]:.2%}).",
+            f"No average is better on validation than {members.runs[0].info.name} ({members.judgements[0]:.2%}).",
             hint="Soups work for runs that start from the same weights and differ in seed, rate or augmentation.",
         )
     trial.body.load_state_dict(mean_state([states[i] for i in chosen]))
@@ -89,7 +95,7 @@ def make_ensemble(
         UsageError: fewer than two runs, ensembles among them, or of different sizes.
         DataError: their rows differ.
     """
-    members = _open_members(given, device, say)
+    members = _open_members(given, device, say, restore_network)
     specs = [require_images(run.info.input, "fmx ensemble") for run in members.runs]
     if len({spec.height for spec in specs}) > 1:
         raise UsageError("An ensemble is one graph over one row, so its runs must have one --size.", hint="Train them with one.")
@@ -98,13 +104,14 @@ def make_ensemble(
     networks = [restore_network(run) for run in members.runs]
     body = Ensemble([network.body for network in networks], specs)
     ensemble = Network(body, specs[0])
-    accuracy = _validation_accuracy(ensemble.to(members.device), members)
-    say(f"together: validation accuracy {accuracy:.2%}, the best alone {members.accuracies[0]:.2%}")
+    judgement = _judgement(ensemble.to(members.device), members)
+    say(f"together: validation {members.judged} {judgement:.2%}, the best alone {members.judgements[0]:.2%}")
     described = tuple(Member(model=run.info.model, input=spec, structure=run.info.structure) for run, spec in zip(members.runs, specs, strict=True))
     return _write(ensemble, members.runs, members, out, name, "ensemble", described)
 
 
-def _open_members(given: Sequence[str], device: str, say: Say) -> Members:
+def _open_members(given: Sequence[str], device: str, say: Say, opened: Callable[[Run], Network]) -> Members:
+    """Open runs and judge each by the network that is `opened` of it, as what is made of them will be."""
     if len(set(given)) < 2:
         raise UsageError("It takes two runs or more.", hint="fmx runs lists them.")
     runs = [load_run(find_run(one)) for one in dict.fromkeys(given)]
@@ -120,11 +127,11 @@ def _open_members(given: Sequence[str], device: str, say: Say) -> Members:
     if any(rows[split].fingerprint != expected for split, expected in first.rows.items()):
         raise DataError(f"The rows of {source.name} are not those that {first.name} was trained with.", hint="Bring the data back as they were.")
     members = Members(runs, rows, [], choose_device(device))
-    accuracies = [_validation_accuracy(restore_network(run).to(members.device), members) for run in runs]
-    for run, accuracy in zip(runs, accuracies, strict=True):
-        say(f"{run.info.name}: validation accuracy {accuracy:.2%}")
-    order = np.argsort(-np.array(accuracies), kind="stable")
-    return Members([runs[i] for i in order], rows, [accuracies[i] for i in order], members.device)
+    judgements = [_judgement(opened(run).to(members.device), members) for run in runs]
+    for run, judgement in zip(runs, judgements, strict=True):
+        say(f"{run.info.name}: validation {members.judged} {judgement:.2%}")
+    order = np.argsort(-np.array(judgements), kind="stable")
+    return Members([runs[i] for i in order], rows, [judgements[i] for i in order], members.device)
 
 
 def _raw(run: Run) -> Network:
@@ -132,13 +139,14 @@ def _raw(run: Run) -> Network:
     return restore_network(run, calibrated=False)
 
 
-def _validation_accuracy(network: Network, members: Members) -> float:
+def _judgement(network: Network, members: Members) -> float:
+    """Judge a network on the validation rows as an epoch is judged."""
     rows = members.rows["validation"]
     spec = network.spec
     if isinstance(spec, ImageInput) and (spec.height, spec.width) != rows.values.shape[1:3]:
         source = reopen_source(members.runs[0].info.settings)
         rows = read_splits(source, ImageClassification(source.labels, spec), ("validation",))["validation"]
-    return eager_accuracy(network, rows)
+    return eager_judgement(network, rows, members.runs[0].info.labels)
 
 
 def _write(network: Network, kept: list[Run], members: Members, out: Path | None, name: str | None, kind: str, described: tuple[Member, ...]) -> Run:

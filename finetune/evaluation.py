@@ -14,7 +14,7 @@ from fmx.contract import TextInput
 from fmx.data import GUESSED, Columns, columns_with, split_of
 from fmx.data.rows import Rows
 from fmx.errors import ModelError
-from fmx.evaluation import Evaluation, describe_answers, labelled_rows
+from fmx.evaluation import Evaluation, describe_answers, judgement_of, labelled_rows
 from fmx.progress import progress
 from fmx.run import Run, task_of
 from fmx.statistics import accuracy_of, softmax
@@ -58,6 +58,11 @@ def eager_probabilities(network: Network, rows: Rows, device: torch.device) -> n
 def eager_accuracy(network: Network, rows: Rows) -> float:
     """Give the share of rows, or of the units of texts, that a network answers rightly, on the device where it lives."""
     return accuracy_of(rows.picked(eager_logits(network, rows, next(network.parameters()).device)), rows.targets).value
+
+
+def eager_judgement(network: Network, rows: Rows, labels: tuple[str, ...]) -> float:
+    """Give what a network's epochs are judged by, on the device where it lives (`fmx.evaluation.judgement_of`)."""
+    return judgement_of(eager_probabilities(network, rows, next(network.parameters()).device), rows, labels)
 
 
 def evaluate_run(

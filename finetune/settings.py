@@ -226,6 +226,8 @@ class TrainSettings(BaseModel):
             if not isinstance(values, dict) or name not in values:
                 continue
             asked = values[name]
+            if asked not in (None, True, False):
+                raise ValueError(f"{name} is {asked!r}: it must be true or false")
             values = {key: value for key, value in values.items() if key != name}
             if asked and values.get("task") not in (of, task):
                 raise ValueError(f"--{name.replace('_', '-')} is for --task {of}")

@@ -152,10 +152,12 @@ def _as_file(data: bytes) -> tuple[bytes, str]:
 def _is_prediction(answer: Any) -> bool:
     try:
         told = answer["predictions"][0]
+        if not isinstance(answer["model"]["name"] + answer["model"]["variant"], str):
+            return False
+        if "labels" not in told and "entities" not in told:
+            return isinstance(told["score"], int | float)
         labels = told["entities"] if "entities" in told else told["labels"]
-        return isinstance(answer["model"]["name"] + answer["model"]["variant"], str) and all(
-            label["label"] and label["score"] >= 0 for label in labels
-        )
+        return all(label["label"] and label["score"] >= 0 for label in labels)
     except (TypeError, KeyError, IndexError):
         return False
 

@@ -63,8 +63,9 @@ def compare_packages(
     """
     sides = {name: PackagePredictor.open(folder, variant=variant, device=device) for name, folder in (("old", old), ("new", new))}
     worse = _contract_changes(sides["old"], sides["new"])
-    kept = set(sides["old"].contract.labels) <= set(sides["new"].contract.labels) or (sides["old"].task.grades and sides["new"].task.grades)
-    if not kept:  # rows of those that are gone have no right answer any more
+    same_task = sides["old"].contract.task == sides["new"].contract.task
+    kept = set(sides["old"].contract.labels) <= set(sides["new"].contract.labels) or bool(sides["old"].task.grades)
+    if not (same_task and kept):  # rows of labels that are gone have no right answer any more, and answers of two kinds no common measure
         return Compared({"data": data, "worse": worse}, tuple(worse))
     answers, counts, scores, first = {}, {}, {}, None
     grades = sides["old"].task.grades

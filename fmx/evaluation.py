@@ -12,14 +12,14 @@ import numpy as np
 from fmx import statistics
 from fmx.data import GUESSED, Columns, columns_with, open_source, split_of
 from fmx.data.rows import Rows, read_splits
-from fmx.entities import entity_counts, entity_measures
+from fmx.entities import entity_counts, entity_measures, f1_of
 from fmx.errors import DataError, nearest_names
 from fmx.predictor import PackagePredictor
 from fmx.progress import progress
 from fmx.ranking import ranking_of
 from fmx.report import charts, render
 from fmx.report.gallery import galleries
-from fmx.scores import correlation_of, expected, nearest, score_measures, sums_of
+from fmx.scores import correlation_of, expected, pearson, score_measures, sums_of
 from fmx.tasks import Task
 
 RESAMPLES = 1000
@@ -93,7 +93,8 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
     Raises:
         DataError: the data hold a label that the model does not know.
     """
-    source, labels = open_source(data, seed, group_by, task=task.name, columns=columns), task.labels
+    labels = task.labels
+    source = open_source(data, seed, group_by, task=task.name, columns=columns, labels_of_model=labels)
     unknown = [] if source.has_scores else [label for label in source.labels if label not in labels]
     if unknown:
         near = nearest_names(unknown[0], list(labels))
@@ -102,9 +103,7 @@ def labelled_rows(data: str, seed: int, group_by: str | None, task: Task, name: 
             hint=f"Its labels: {', '.join(labels[:10])}{' ...' if len(labels) > 10 else ''}" + (f" (near: {near})" if near else ""),
         )
     rows = read_splits(source, task, ("test",))["test"]
-    if source.has_scores:
-        return replace(rows, labels=nearest(rows.scores, task.grades))
-    if source.has_entities:  # their tags are told by the task, whose labels are the model's
+    if source.has_scores or source.has_entities:  # their grades and tags are the model's own
         return rows
     position = np.array([labels.index(label) for label in source.labels])
     if source.has_several:
@@ -131,11 +130,27 @@ def measures_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) 
         said, wanted = (given.reshape(rows.labels.shape).astype(bool) for given in (picked.argmax(axis=1), rows.targets))
         return statistics.several_measures(said, wanted, picked, labels)
     measures = statistics.classification_measures(picked, rows.targets, labels)
+    if rows.grades:
+        measures.pop("top5_accuracy", None)  # of grades it says nothing
     if rows.has_tags:
         return {**measures, "entities": entity_measures(counts_of(picked.argmax(axis=1), rows, labels), labels)}
     scored = {"scores": score_measures(expected(probabilities, rows.grades), rows.scores)} if rows.grades else {}
     ranked = ranking_of(probabilities, rows, labels)
     return {**measures, **scored, **({"ranking": ranked} if ranked else {})}
+
+
+def judgement_of(probabilities: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> float:
+    """Give what `fmx.data.rows.Rows.judged` names: accuracy, F1 or correlation, as a fraction.
+
+    Args:
+        probabilities: float [n, labels], of tokens [n, max_length, labels], of several labels a row [n, labels, 2].
+        rows: that were answered.
+        labels: of the model.
+    """
+    if rows.grades:
+        return pearson(expected(probabilities, rows.grades), rows.scores)
+    said = rows.picked(probabilities).argmax(axis=1)
+    return f1_of(counts_of(said, rows, labels)) if rows.has_units else float((said == rows.targets).mean())
 
 
 def drop_of(reference: np.ndarray, answers: np.ndarray, rows: Rows, labels: tuple[str, ...]) -> tuple[float, float, float]:
@@ -173,8 +188,9 @@ def drop_of_scores(before: np.ndarray, after: np.ndarray, wanted: np.ndarray) ->
         after: those of the other.
         wanted: the true ones.
     """
-    middle = wanted.mean()  # scores far from 0 beside their spread would lose digits
-    return _drop_of_sums(sums_of(before - middle, wanted - middle), sums_of(after - middle, wanted - middle), correlation_of)
+    middle, span = wanted.mean(), np.ptp(wanted) or 1.0  # scores far from 0 beside their spread would lose digits
+    one, other, truth = ((values - middle) / span for values in (before, after, wanted))
+    return _drop_of_sums(sums_of(one, truth), sums_of(other, truth), correlation_of)
 
 
 def _drop_of_sums(before: np.ndarray, after: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:

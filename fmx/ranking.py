@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmx.scores import expected
+
 if TYPE_CHECKING:
     from fmx.data.rows import Rows
 
@@ -47,13 +49,22 @@ def score_of(probabilities: np.ndarray, relevance: np.ndarray) -> np.ndarray:
 
 def ranking_of(probabilities: np.ndarray, rows: Rows, labels: Sequence[str]) -> dict[str, Any] | None:
     """Measure the order that answers, float [n, labels], give the candidates of rows' queries; None where rows or labels have no such thing."""
-    relevance, queries = worth_of(rows.grades) if rows.grades else relevance_of(labels), [item.query for item in rows.items]
+    if rows.grades:
+        return scored_ranking_of(expected(probabilities, rows.grades), rows)
+    relevance, queries = relevance_of(labels), [item.query for item in rows.items]
     if relevance is None or not any(queries):
         return None
     return ranking_measures(score_of(probabilities, relevance), relevance[rows.labels], queries)
 
 
-def ranking_measures(scores: np.ndarray, relevance: np.ndarray, queries: Sequence[str | None]) -> dict[str, Any] | None:
+def scored_ranking_of(said: np.ndarray, rows: Rows) -> dict[str, Any] | None:
+    """Measure the order of scores, float [n], beside the rows' own, whose gain is their height on the scale; relevant is its upper half."""
+    low, high = rows.grades[0], rows.grades[-1]
+    queries = [item.query for item in rows.items]
+    return ranking_measures(said, ((rows.scores - low) / (high - low)).clip(0.0, 1.0), queries, above=0.5) if any(queries) else None
+
+
+def ranking_measures(scores: np.ndarray, relevance: np.ndarray, queries: Sequence[str | None], above: float = 0.0) -> dict[str, Any] | None:
     """Measure the order that scores give the candidates of each query, averaged over the queries that have a relevant candidate.
 
     Ties are taken in the order that says least for the scores: the less relevant first.
@@ -62,6 +73,7 @@ def ranking_measures(scores: np.ndarray, relevance: np.ndarray, queries: Sequenc
         scores: float [n].
         relevance: float [n], 0 for what is not relevant.
         queries: [n]; rows without one are left out.
+        above: what relevance counts as relevant where that is a matter of yes and no, for MRR, recall and whether a query is measured.
 
     Returns:
         `queries` and `candidates` that were measured; `mrr`, the mean of one over the first relevant rank; `ndcg`, within the first `CUT`, with the
@@ -72,17 +84,17 @@ def ranking_measures(scores: np.ndarray, relevance: np.ndarray, queries: Sequenc
     for index, query in enumerate(queries):
         if query is not None:
             groups.setdefault(query, []).append(index)
-    found = [_of_query(scores[rows], relevance[rows]) for rows in map(np.array, groups.values()) if relevance[rows].any()]
+    found = [_of_query(scores[rows], relevance[rows], above) for rows in map(np.array, groups.values()) if (relevance[rows] > above).any()]
     if not found:
         return None
     mrr, ndcg, recall, candidates = (float(value) for value in np.mean(found, axis=0))
     return {"queries": len(found), "candidates": candidates, "cut": CUT, "mrr": mrr, "ndcg": ndcg, "recall": recall}
 
 
-def _of_query(scores: np.ndarray, relevance: np.ndarray) -> tuple[float, float, float, int]:
+def _of_query(scores: np.ndarray, relevance: np.ndarray, above: float) -> tuple[float, float, float, int]:
     gains = relevance[np.lexsort((relevance, -scores))]
     discounts = 1.0 / np.log2(np.arange(2, len(gains) + 2))
     best = np.sort(gains)[::-1]
     ndcg = (gains * discounts)[:CUT].sum() / (best * discounts)[:CUT].sum()
-    first = int(np.flatnonzero(gains)[0])
-    return 1.0 / (first + 1), float(ndcg), float((gains[:CUT] > 0).sum() / (gains > 0).sum()), len(gains)
+    first = int(np.flatnonzero(gains > above)[0])
+    return 1.0 / (first + 1), float(ndcg), float((gains[:CUT] > above).sum() / (gains > above).sum()), len(gains)

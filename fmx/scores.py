@@ -15,13 +15,18 @@ from fmx.errors import DataError
 MOST_GRADES = 11
 ROWS_A_GRADE = 5
 """Fewer do not make a grade: its rows count to the next one."""
+LARGEST_SHARE = 0.5
+"""Of rows that one of evenly spaced grades may hold; else grades go by quantiles."""
 
 
 def choose_grades(values: np.ndarray, where: str) -> tuple[str, ...]:
-    """Choose grades for training scores, float [n]: evenly over their range, where rows are; or by their quantiles where few grades would hold all.
+    """Choose grades for training scores, float [n].
+
+    Up to `MOST_GRADES` different scores are grades themselves. Of more, grades lie evenly over their range, where rows are, or at their
+    quantiles where one of them would hold most rows.
 
     Returns:
-        Numbers as text, rising, of at most 6 digits.
+        Two numbers or more, as text, rising, with as many digits as tell them apart.
 
     Raises:
         DataError: too few rows, or all of one score.
@@ -29,14 +34,25 @@ def choose_grades(values: np.ndarray, where: str) -> tuple[str, ...]:
     if len(values) < 2 * ROWS_A_GRADE or values.min() == values.max():
         what = f"only the score {values[0]:g}" if len(values) and values.min() == values.max() else f"{len(values)} training rows"
         raise DataError(f"{where} holds {what}.", hint=f"Scores are learnt from {2 * ROWS_A_GRADE} rows or more, of different scores.")
-    count = min(MOST_GRADES, max(2, len(values) // ROWS_A_GRADE))
-    even = np.linspace(values.min(), values.max(), count)
-    held = even[np.bincount(nearest(values, even), minlength=count) >= ROWS_A_GRADE]
-    chosen = held if len(held) > count // 3 else np.quantile(values, (np.arange(count) + 0.5) / count)
-    names = sorted({f"{value + 0.0:.6g}" for value in chosen}, key=float)
-    if len(names) < 2:  # nearly all of one score
-        names = sorted({f"{value + 0.0:.6g}" for value in (values.min(), values.max())}, key=float)
-    return tuple(names)
+    chosen = np.unique([float(f"{value:.12g}") for value in values])  # 0.1 + 0.2 is 0.3
+    if len(chosen) > MOST_GRADES:
+        count = min(MOST_GRADES, max(2, len(values) // ROWS_A_GRADE))
+        even = np.linspace(values.min(), values.max(), count)
+        held = np.bincount(nearest(values, even), minlength=count)
+        if held.max() <= max(LARGEST_SHARE, 1.5 / count) * len(values):
+            chosen = even[held >= ROWS_A_GRADE / 2]  # the first and the last take in half of what the others do
+        else:
+            chosen = np.unique(np.quantile(values, (np.arange(count) + 0.5) / count))
+    return _names(chosen if len(chosen) > 1 else np.array([values.min(), values.max()]))
+
+
+def _names(grades: np.ndarray) -> tuple[str, ...]:
+    """Write grades, of which none are the same, with as few digits as tell them apart, but 6 of them at most where that does."""
+    for digits in (6, 9, 12, 15, 17):
+        names = tuple(f"{value + 0.0:.{digits}g}" for value in grades)
+        if len({float(name) for name in names}) == len(grades):
+            return names
+    raise DataError(f"The scores {grades[0]!r} and {grades[1]!r} cannot be told apart.", hint="Scale them, such as to 0 to 1.")  # no such floats
 
 
 def grades_of(labels: Sequence[str]) -> tuple[float, ...]:
@@ -73,7 +89,13 @@ def correlation_of(sums: np.ndarray) -> np.ndarray:
 
 def pearson(said: np.ndarray, wanted: np.ndarray) -> float:
     """Give Pearson's correlation of float [n] each."""
-    return float(correlation_of(sums_of(said - np.mean(said), wanted - np.mean(wanted)).sum(axis=0)))  # from the middle, for precision
+    return float(correlation_of(sums_of(_scaled(said), _scaled(wanted)).sum(axis=0)))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Move values to around 0 and to within 1 of it: squares of large ones, or of what is far from 0 beside its spread, lose digits."""
+    centred = values - np.mean(values)
+    return np.asarray(centred / (np.abs(centred).max(initial=0.0) or 1.0))
 
 
 def spearman(said: np.ndarray, wanted: np.ndarray) -> float:

@@ -98,21 +98,28 @@ def _on_cpu(single: PackagePredictor, whole: PackagePredictor | None, settings: 
         words += f", {whole_ms:.2f} on {threads}"
         if whole_ms * WORTHWHILE > alone_ms:
             whole = None
-    bucket_rows: dict[int, int] = {}
-    most_rates: list[float] = []
-    words += f"; many on {threads} x 1"
-    for bucket, example in single.task.examples().items():
-        if 1 in bucket_rows.values():  # what gains nothing by company gains nothing when it is longer
-            bucket_rows[bucket] = 1
-            continue
-        bucket_rows[bucket], rates = _best_batch(single.answer, example, settings)
-        most_rates.append(max(rates.values()))
-        measured = ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
-        words += f"; {measured}: up to {bucket_rows[bucket]}"
-    most = max(bucket_rows.values())
-    middling = most_rates[len(most_rates) // 2]
+    most, rates = _best_batch(single.answer, row, settings)
+    words += f"; many on {threads} x 1: {_told(rates)}"
+    bucket_rows = _rows_of_buckets(single, settings) if settings.batch_rows is None else {}
+    if bucket_rows:
+        most = max(bucket_rows.values())
+    words += f"; batches up to {', '.join(map(str, bucket_rows.values())) or most} rows" + " by length" * (len(bucket_rows) > 1)
     run_alone = whole.answer if whole is not None else None
-    return Opened(single, Lanes(single.answer, threads, run_alone, threads + SPARE, most, most, threads / middling, bucket_rows), words)
+    return Opened(single, Lanes(single.answer, threads, run_alone, threads + SPARE, most, most, threads / max(rates.values()), bucket_rows), words)
+
+
+def _told(rates: dict[int, float]) -> str:
+    return ", ".join(f"{rate:.0f} rows/s in batches of {rows}" for rows, rate in rates.items())
+
+
+def _rows_of_buckets(single: PackagePredictor, settings: ServeSettings) -> dict[int, int]:
+    """Find how many rows of each bucket run together best; empty where there is one bucket. What gains nothing twice gains nothing when longer."""
+    examples = single.task.examples()
+    found: dict[int, int] = {}
+    for bucket, example in examples.items() if len(examples) > 1 else ():
+        gave_up = [*found.values()][-2:] == [1, 1]
+        found[bucket] = 1 if gave_up else _best_batch(single.answer, example, settings)[0]
+    return found
 
 
 def _on_gpu(predictor: PackagePredictor, settings: ServeSettings) -> Opened:

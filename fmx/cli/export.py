@@ -20,7 +20,8 @@ def export(
     run: Annotated[str | None, typer.Argument(help="A run's folder or name.", show_default="latest")] = None,
     quantize: Annotated[str | None, typer.Option(help="none, fp16, int8, or auto: what is fastest within the budget.", show_default="none")] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Most points of accuracy (of entities: of F1) that a variant may lose.", show_default="1.0")
+        float | None,
+        typer.Option(help="Most points of accuracy, F1 or correlation that a variant may lose.", show_default="1.0"),
     ] = None,
     target_latency: Annotated[float | None, typer.Option(help="Most milliseconds at --batch that the first variant may take.")] = None,
     max_size: Annotated[float | None, typer.Option(help="Most megabytes that the first variant may have.")] = None,

@@ -95,6 +95,14 @@ def scores(measures: dict[str, Any] | None, baselines: dict[str, float] | None =
     ]
 
 
+def judged(metrics: dict[str, Any]) -> tuple[str, float]:
+    """Give the name and value of what a run's epochs are judged by: accuracy, or the F1 or correlation that stands beside it."""
+    for name, key, measure in (("entities' F1", "entities", "f1"), ("labels' F1", "labels", "f1"), ("correlation", "scores", "pearson")):
+        if key in metrics:
+            return name, float(metrics[key][measure])
+    return "accuracy", float(metrics["accuracy"]["value"])
+
+
 def interval(share: dict[str, Any], of: str = "rows") -> str:
     """Write a measured share with its 95 % interval and the number of rows, or of what else it is."""
     return f"{percent(share['value'])} (95 %: {100 * share['low']:.2f} to {100 * share['high']:.2f}, {share['n']} {of})"

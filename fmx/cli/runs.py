@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmx.cli import output
+
+if TYPE_CHECKING:
+    from fmx.contract import RunInfo
 
 
 def runs(
@@ -38,12 +41,17 @@ def runs(
                 info.model,
                 method,
                 str(info.settings.get("data", "")),
-                f"{output.percent(info.accuracy.value)} of {info.accuracy.n}",
+                _judged(info),
                 f"{info.metrics['calibration_error']:.4f}",
                 f"{info.best_epoch}/{info.epochs}",
                 f"{info.train_seconds:,.0f} s",
             ]
         )
-    output.table("Runs", ["run", "model", "method", "data", "test accuracy", "ECE", "epoch", "time"], rows)
+    output.table("Runs", ["run", "model", "method", "data", "test", "ECE", "epoch", "time"], rows)
     if not listed:
         output.next_step("There is no run yet.", "fmx train")
+
+
+def _judged(info: RunInfo) -> str:
+    what, value = output.judged(info.metrics)
+    return f"{output.percent(value)} {what}" + (f" of {info.accuracy.n}" if what == "accuracy" else "")

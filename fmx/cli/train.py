@@ -160,10 +160,15 @@ def _show_spread(runs: list[Run], json: bool) -> None:
     if json:
         output.answer_json([run.info.model_dump(mode="json") for run in runs])
         return
-    rows = [[run.info.name, str(run.info.settings["seed"]), output.interval(run.info.metrics["accuracy"])] for run in runs]
-    values = [run.info.accuracy.value for run in runs]
+    judged = [output.judged(run.info.metrics) for run in runs]
+    what, values = judged[0][0], [value for _, value in judged]
+    is_share = what == "accuracy"
+    rows = []
+    for run, value in zip(runs, values, strict=True):
+        shown = output.interval(run.info.metrics["accuracy"]) if is_share else output.percent(value)
+        rows.append([run.info.name, str(run.info.settings["seed"]), shown])
     rows.append(["mean", "", f"{output.percent(statistics.mean(values))} +- {100 * statistics.stdev(values):.2f} (standard deviation)"])
-    output.table("Seeds", ["run", "seed", "test accuracy"], rows)
+    output.table("Seeds", ["run", "seed", f"test {what}"], rows)
     output.next_step(f"Left {len(runs)} runs.", f"fmx soup {' '.join(run.info.name for run in runs)}")
 
 

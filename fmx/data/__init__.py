@@ -52,7 +52,15 @@ __all__ = [
 ]
 
 
-def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: str = IMAGES, columns: Columns = GUESSED) -> Source:
+def open_source(
+    spec: str,
+    seed: int = 0,
+    group_by: str | None = None,
+    *,
+    task: str = IMAGES,
+    columns: Columns = GUESSED,
+    labels_of_model: tuple[str, ...] | None = None,
+) -> Source:
     """Open labelled data by name or path; the split is a function of the data and the seed.
 
     Args:
@@ -62,6 +70,7 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
             the file name or key.
         task: what the rows are for; a table is one of files, or of texts.
         columns: of a table of texts.
+        labels_of_model: that the rows are to measure; one of scores brings its own grades.
 
     Raises:
         DataError: no such source, or one that cannot be learnt from.
@@ -70,7 +79,9 @@ def open_source(spec: str, seed: int = 0, group_by: str | None = None, *, task: 
     if task == TOKENS:
         return open_entities(spec, seed, group_by, columns)
     if task in READ_TEXTS:
-        return open_text(spec, seed, group_by, columns=columns, in_pairs=task in IN_PAIRS, labelled=_LABELLED.get(task, "one"))
+        return open_text(
+            spec, seed, group_by, columns=columns, in_pairs=task in IN_PAIRS, labelled=_LABELLED.get(task, "one"), labels_of_model=labels_of_model
+        )
     if spec in NAMED:
         _refuse_groups(spec, group_by)
         return NAMED[spec](seed)

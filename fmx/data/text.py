@@ -41,9 +41,11 @@ RELEVANCE_COLUMNS = ("label", "labels", "relevance", "clicked", "click", "is_dup
 
 SEPARATORS = ("|", ";", ",")
 """Between the labels of one row: the first of them that is there."""
-MOST_DECIMALS = 20
-"""Classes whose names are numbers with decimals: more of them are scores."""
-_NUMBER = re.compile(r"[+-]?([0-9]{1,15}([.][0-9]{0,15})?|[.][0-9]{1,15})([eE][+-]?[0-9]{1,3})?")
+MOST_NUMBERS = 20
+"""Classes whose names are numbers: more of them are likely scores."""
+LARGEST_SCORE = 1e100
+"""Of either sign; its square is a number too."""
+_NUMBER = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?")
 MOST_EMPTY = 0.05
 """Share of rows without a text above which nothing is trained or measured."""
 
@@ -112,7 +114,14 @@ class _Found:
 
 
 def open_text(
-    spec: str, seed: int = 0, group_by: str | None = None, *, columns: Columns = GUESSED, in_pairs: bool = False, labelled: Labelled = "one"
+    spec: str,
+    seed: int = 0,
+    group_by: str | None = None,
+    *,
+    columns: Columns = GUESSED,
+    in_pairs: bool = False,
+    labelled: Labelled = "one",
+    labels_of_model: tuple[str, ...] | None = None,
 ) -> Source:
     """Open labelled texts, or pairs of them; splits that are missing are dealt out of the training rows, stratified and seeded.
 
@@ -126,6 +135,7 @@ def open_text(
             `QUERY_COLUMNS`, if there is one.
         in_pairs: a row has two texts.
         labelled: a row has `one` label; `several`, or none: a list, or a string with `SEPARATORS` between them; or a `score`, a number.
+        labels_of_model: of a model of scores that the rows are to measure, which brings its own grades.
 
     Returns:
         A source whose items' `read` gives the text in UTF-8, or a pair of them as `fmx.pairs.joined` does.
@@ -147,36 +157,75 @@ def open_text(
     if labelled == "several":
         return _several(spec, found, seed, [*notes, *_row_notes(found, (), in_pairs)])
     if labelled == "score":
-        return _scored(spec, found, seed, [*notes, *_row_notes(found, (), in_pairs)])
+        return _scored(spec, found, seed, [*notes, *_row_notes(found, (), in_pairs)], labels_of_model)
     labels = sort_classes(train.classes.get(chosen.label), (label for label, _ in found.rows["train"]))
-    if in_pairs and train.classes.get(chosen.label) is None:
-        _check_not_scores(spec, labels)
     given = label_items({split: found.rows[split] for split in SPLITS if split in found.rows}, labels, spec)
     notes += [*_row_notes(found, labels, in_pairs), *_torn_queries(given)]
-    return Source(spec, labels, complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts"), notes=tuple(notes))
+    try:
+        splits = complete_splits(given, labels, seed, spec, "pairs" if in_pairs else "texts")
+    except DataError as error:
+        raise _with_hint_of_scores(error, spec, labels, in_pairs) from error
+    return Source(spec, labels, splits, notes=tuple(notes))
 
 
-def _check_not_scores(spec: str, labels: tuple[str, ...]) -> None:
-    """Refuse to take numbers on a scale for classes. Raises: `DataError`."""
-    if len(labels) <= MOST_DECIMALS or not all(_NUMBER.fullmatch(label) for label in labels) or all(float(label).is_integer() for label in labels):
-        return
-    raise DataError(
-        f"The labels of {spec} are {len(labels)} different numbers, such as {labels[0]} and {labels[-1]}.",
+def _with_hint_of_scores(error: DataError, spec: str, labels: tuple[str, ...], in_pairs: bool) -> DataError:
+    """Say of classes with too few rows what they are, where they look like numbers on a scale; other errors stay."""
+    if not in_pairs or len(labels) <= MOST_NUMBERS or not all(map(_NUMBER.fullmatch, labels)):
+        return error
+    return DataError(
+        f"The labels of {spec} are {len(labels)} different numbers, such as {labels[0]} and {labels[-1]}, and some have too few rows to be classes.",
         hint="Add --scores (--task text-scores) to learn a score on their scale, or give each pair one of a few classes.",
     )
 
 
-def _scored(spec: str, found: _Found, seed: int, notes: list[str]) -> Source:
-    """Make a source of rows whose labels are numbers as text."""
+def _scored(spec: str, found: _Found, seed: int, notes: list[str], labels: tuple[str, ...] | None) -> Source:
+    """Make a source of rows whose labels are numbers as text.
+
+    Args:
+        spec: what messages call the data.
+        found: the rows.
+        seed: of the split.
+        notes: so far.
+        labels: the grades of a model that is only measured; None chooses them.
+
+    Raises:
+        DataError: scores that nothing can be learnt from, or held-out ones that are all the same.
+    """
     given = {split: [replace(item, label=0, score=float(score)) for score, item in found.rows[split]] for split in SPLITS if split in found.rows}
-    scores = np.array([item.score for item in given["train"]], np.float64)
-    labels = choose_grades(scores, spec)
-    notes = [*notes, f"Scores go from {scores.min():g} to {scores.max():g}; they are learnt as {len(labels)} grades.", *_torn_queries(given)]
-    grades, splits = grades_of(labels), complete_unlabelled(given, seed, spec, "pairs")
+    scores = _scores_of(given["train"])
+    if labels is None:
+        labels = choose_grades(scores, spec)
+        notes = [*notes, f"Scores go from {scores.min():g} to {scores.max():g}; they are learnt as {len(labels)} grades."]
+    grades, splits = grades_of(labels), _dealt_by_thirds(given, seed, spec)
     for split, items in splits.items():
-        places = nearest(np.array([item.score for item in items], np.float64), grades)
-        splits[split] = [replace(item, label=int(place)) for item, place in zip(items, places, strict=True)]
-    return Source(spec, labels, splits, notes=tuple(notes), has_scores=True)
+        held = _scores_of(items)
+        if split != "train" and len(held) and held.min() == held.max():
+            raise DataError(
+                f"All {split} rows of {spec} have the score {held[0]:g}.", hint="Give more rows, or another --split-seed: they tell nothing."
+            )
+        splits[split] = [replace(item, label=int(place)) for item, place in zip(items, nearest(held, grades), strict=True)]
+    return Source(spec, labels, splits, notes=(*notes, *_torn_queries(given)), has_scores=True)
+
+
+def _scores_of(items: list[Item]) -> np.ndarray:
+    return np.array([item.score for item in items], np.float64)
+
+
+def _dealt_by_thirds(given: dict[str, list[Item]], seed: int, spec: str) -> dict[str, list[Item]]:
+    """Deal missing splits so that each has of the low, the middling and the high scores; as they come, where groups are too few for that."""
+    thirds = np.quantile(_scores_of(given["train"]), (1 / 3, 2 / 3))
+    placed = {
+        split: [replace(item, label=int(third)) for item, third in zip(items, np.searchsorted(thirds, _scores_of(items)), strict=True)]
+        for split, items in given.items()
+    }
+    there = sorted({item.label for item in placed["train"]})
+    numbered = {
+        split: [replace(item, label=there.index(item.label) if item.label in there else 0) for item in items] for split, items in placed.items()
+    }
+    try:
+        return complete_splits(numbered, tuple(map(str, there)), seed, spec, "pairs")
+    except DataError:  # what is wrong beside that is told again
+        return complete_unlabelled(given, seed, spec, "pairs")
 
 
 def _several(spec: str, found: _Found, seed: int, notes: list[str]) -> Source:
@@ -372,8 +421,8 @@ def _read_labels(value: Any) -> str:
 def _read_score(value: Any) -> str:
     """Return a score as text. Raises: `ValueError` with what is wrong."""
     label = _read_label(value)
-    if not _NUMBER.fullmatch(label) or not np.isfinite(float(label)):
-        raise ValueError(f"score is no number but {label[:30]!r}")
+    if not _NUMBER.fullmatch(label) or abs(float(label)) > LARGEST_SCORE:
+        raise ValueError(f"score is no number but {label[:30]!r}" + (", which is too large" if _NUMBER.fullmatch(label) else ""))
     return label
 
 

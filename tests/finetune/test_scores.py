@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import torch
 from scipy import stats
 
 from export.pipeline import export_package
+from finetune.combination import make_soup
 from finetune.evaluation import eager_probabilities, evaluate_run
 from finetune.network import restore_network
 from finetune.settings import check_settings
 from finetune.training import train_run
+from fmx.cli import output
 from fmx.comparison import Limits, compare_packages
 from fmx.data import reopen_source
 from fmx.data.rows import Rows, read_splits
-from fmx.errors import UsageError
-from fmx.evaluation import evaluate_package
+from fmx.errors import BudgetError, UsageError
+from fmx.evaluation import evaluate_package, judgement_of
 from fmx.package import Package
 from fmx.pairs import joined, texts_of
 from fmx.predictor import PackagePredictor
@@ -126,7 +129,39 @@ def test_comparison_is_of_correlations(scores_package: Package, tiny_encoder: Pa
     worse = compare_packages(scores_package.folder, package.folder, str(scores_table), limits)
     assert worse.facts["drop"] > 0.5
     assert any(sentence.startswith("Correlation fell by") for sentence in worse.worse)
+    assert worse.facts["old"]["pearson"] > worse.facts["new"]["pearson"]
     assert not any("Labels" in sentence or "order" in sentence for sentence in worse.worse)
+
+
+def test_packages_of_scores_and_of_classes_are_not_compared_row_by_row(
+    scores_package: Package, pair_package: Package, scores_table: Path, pair_table: Path
+) -> None:
+    """Labels that are also grades made a KeyError of it."""
+    for old, new, table in ((scores_package, pair_package, scores_table), (pair_package, scores_package, pair_table)):
+        found = compare_packages(old.folder, new.folder, str(table), Limits())
+        assert "old" not in found.facts
+        assert any(sentence.startswith("The task is") for sentence in found.worse)
+
+
+@pytest.mark.parametrize("which", ["scores_run", "labels_run", "entity_run", "text_run"])
+def test_network_is_judged_as_its_run_was_measured(which: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(which)
+    test = rows_of(run)
+    found = judgement_of(eager_probabilities(restore_network(run), test, CPU), test, run.info.labels)
+    assert found == pytest.approx(output.judged(run.info.metrics)[1], abs=1e-6)
+
+
+def test_soup_is_judged_by_what_its_runs_are(tiny_encoder: Path, labels_table: Path, scores_table: Path, tmp_path: Path) -> None:
+    """A soup of entities, of several labels or of scores was judged by accuracy."""
+    options: dict[str, Any] = {"model": str(tiny_encoder), "max_length": 32, "device": "cpu", "precision": "fp32", "epochs": 2, "lr": 3e-3}
+    for task, table, judged in (("text-labels", labels_table, "labels' F1"), (TASK, scores_table, "scores' correlation")):
+        runs = [train_run(tmp_path / task, task=task, data=str(table), seed=seed, **options) for seed in (0, 1)]
+        said: list[str] = []
+        with suppress(BudgetError):
+            make_soup([str(run.folder) for run in runs], out=tmp_path / "soups", say=said.append)
+        assert [f"validation {judged}" in line for line in said] == [True] * 3
+        if task == "text-labels":
+            assert said[0].endswith(f"{runs[0].info.metrics['validation_accuracy']:.2%}")
 
 
 @pytest.mark.parametrize("method", ["linear-probe", "lp-ft", "lora", "norm-bias", "ia3", "adapter"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmx.client import _is_prediction
 from fmx.package import Package
 from fmx.pairs import joined
 from fmx.predictor import PackagePredictor
@@ -73,3 +74,11 @@ def test_metadata_names_the_score(service: Service, scores_package: Package) -> 
 
 def test_description_and_service_agree(scores_package: Package, tmp_path: Path) -> None:
     assert_service_is_as_described(scores_package, tmp_path)
+
+
+def test_client_takes_the_service_for_what_it_is() -> None:
+    """`fmx predict --url` said that it was no fmx service."""
+    told = {"model": {"name": "m", "variant": "fp32"}, "predictions": [{"score": -3.2}]}
+    assert _is_prediction(told)
+    assert not _is_prediction({**told, "predictions": [{"score": "high"}]})
+    assert not _is_prediction({**told, "predictions": [{}]})

@@ -8,6 +8,8 @@ from fmx.data.check.findings import Finding, finding
 from fmx.data.source import Item, Source
 from fmx.entities import kinds_of
 
+A_SCORE = "a score"
+"""Of every row that has one: two people may score the same pair otherwise"""
 IMBALANCED = 10
 """How many times more training rows the largest class may have than another"""
 
@@ -31,6 +33,8 @@ def count_rows(source: Source) -> dict[str, tuple[int, ...]]:
 
 def label_name(source: Source, item: Item) -> str:
     """Name an item's label, also one that the source does not know; of a text with entities its kinds and places."""
+    if source.has_scores:
+        return A_SCORE
     if source.has_several:
         return ", ".join(source.labels[label] for label in item.several) or "no label"
     if source.has_entities:

@@ -83,6 +83,11 @@ TEXT_KINDS: dict[str, Kind] = {
         "splits whose languages differ from those of the training split by more than 20 points",
         "Deal the splits anew, so that what is measured is what is learnt.",
     ),
+    "scores-apart": Kind(
+        "warning",
+        "pairs more than once whose scores are apart by more than a fifth of the scale",
+        "Look which is right, or give each pair the mean of its scores.",
+    ),
     "long": Kind("warning", "texts longer than --max-length, which training cuts at the end", "Raise --max-length, or put first what matters."),
     "email": Kind("warning", "texts with an e-mail address", _PERSONAL),
     "phone": Kind("warning", "texts with a phone number", _PERSONAL),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 
 from fmx.texts import LOOKED_AT
@@ -14,7 +13,7 @@ SURE = 0.7
 LEAST_LETTERS = {"Han": 4, "Kana": 4, "Hangul": 4}
 """Letters that tell a language at all, by script; elsewhere `LEAST_OTHERS`."""
 LEAST_OTHERS = 12
-MISSING = "Languages are told apart where py3langid is installed: pip install 'fmx-toolkit[text]'."
+MISSING = "Languages are told apart where py3langid 0.4 is installed: pip install 'fmx-toolkit[text]'."
 
 
 def language_teller() -> Callable[[str, dict[str, float]], str] | None:
@@ -22,10 +21,12 @@ def language_teller() -> Callable[[str, dict[str, float]], str] | None:
 
     Naive Bayes over byte n-grams (Lui and Baldwin 2012, "langid.py: An off-the-shelf language identification tool"), about 30 us a sentence.
     """
-    if importlib.util.find_spec("py3langid") is None:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
         return None
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
+    if not hasattr(LanguageIdentifier, "from_model_file"):  # releases before 0.4
+        return None
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
     def language(text: str, scripts: dict[str, float]) -> str:

@@ -23,6 +23,8 @@ from fmx.data.rows import MOST_UNREADABLE
 from fmx.data.source import Source
 from fmx.texts import MAX_LENGTH, encoded, open_tokenizer
 
+MOST_APART = 0.2
+"""Of the scale, between the scores of copies"""
 MANY_LONG = 0.10
 """Share of texts that are cut above which it is a warning"""
 
@@ -100,6 +102,7 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
             [
                 *class_findings(source, counts, noun),
                 *exact_findings(table),
+                *_scores_apart(source, table, [item.score for _, item in items]),
                 *(normalised_findings(table, [fact.normalised for fact in facts]) if near else ()),
                 *_marked(table, facts),
                 *_unusable(table, facts),
@@ -109,6 +112,23 @@ def check_texts(source: Source, *, near: bool = True, tokenizer: Path | None = N
             ]
         ),
     )
+
+
+def _scores_apart(source: Source, table: Table, scores: list[float | None]) -> tuple[Finding, ...]:
+    """Report copies whose scores are far apart."""
+    if not source.has_scores:
+        return ()
+    span = MOST_APART * float(np.ptp([score for score in scores if score is not None]))
+    rows: dict[bytes, list[int]] = defaultdict(list)
+    for place, digest in enumerate(table.digests):
+        if digest:
+            rows[digest].append(place)
+    apart = []
+    for places in rows.values():
+        low, high = min(places, key=lambda i: scores[i] or 0.0), max(places, key=lambda i: scores[i] or 0.0)
+        if (scores[high] or 0.0) - (scores[low] or 0.0) > span:
+            apart.append(f"{table.names[low]} ({scores[low]:g}) and {table.names[high]} ({scores[high]:g})")
+    return finding("scores-apart", apart, noun=table.noun)
 
 
 def _token_count(path: Path) -> Callable[[list[str]], int]:
