@@ -89,10 +89,10 @@ def test_budget_of_nothing_on_a_model_that_loses_exits_5_and_leaves_the_last_pac
     (packages / "latest").write_text(small_package.name + "\n")
     before = {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()}
     with pytest.raises(BudgetError) as caught:
-        export_package(small_run.folder, out=packages, quantize="int8", max_drop=0.01, max_size=0.5)
+        export_package(small_run.folder, out=packages, quantize="int8", max_drop=0.01, max_size=0.5, time_budget=0.2)
     assert caught.value.exit_code == 5
     with pytest.raises(BudgetError):
-        export_package(small_run.folder, out=packages, quantize="int8", max_drop=0.0, accept="strict")
+        export_package(small_run.folder, out=packages, quantize="int8", max_drop=0.0, accept="strict", time_budget=0.2)
     assert {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()} == before
 
 

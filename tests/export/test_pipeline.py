@@ -159,7 +159,7 @@ def test_budget_that_is_missed_exits_5_and_leaves_every_byte(
     before = {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()}
     monkeypatch.setattr(search, "quantize_body", blinded(quantize.quantize_body))
     with pytest.raises(BudgetError, match="points of accuracy") as caught:
-        export_package(small_run.folder, out=packages, quantize="int8", max_drop=0.01)
+        export_package(small_run.folder, out=packages, quantize="int8", max_drop=0.01, time_budget=0.2)
     assert caught.value.exit_code == 5
     assert {path: path.read_bytes() for path in packages.rglob("*") if path.is_file()} == before
 

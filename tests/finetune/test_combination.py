@@ -82,7 +82,7 @@ def test_soup_of_two_equal_runs_is_no_gain_and_of_better_averages_is_kept(home: 
 
     third = train_run(data=members[0].info.settings["data"], size=32, out=home / "runs", precision="fp32", epochs=1, seed=2)
     accuracies = iter([0.5, 0.4, 0.3, 0.6, 0.55])
-    monkeypatch.setattr(combination, "_validation_accuracy", lambda network, found: next(accuracies))
+    monkeypatch.setattr(combination, "_judgement", lambda network, found: next(accuracies))
     soup = make_soup([str(run.folder) for run in (*members[:2], third)], out=home / "greedy")
     expected = mean_state([load_file(run.weights) for run in members[:2]])
     assert soup.info.weights_origin == f"soup of {members[0].info.name}, {members[1].info.name}"

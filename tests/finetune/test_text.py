@@ -296,7 +296,7 @@ def test_soup_of_texts_is_a_run_like_others(text_table: Path, tiny_encoder: Path
     out = tmp_path / "runs"
     runs = [train(text_table, tiny_encoder, out, method="finetune", epochs=1, lr=3e-3, seed=seed, split_seed=0) for seed in (1, 2)]
     accuracies = iter([0.5, 0.4, 0.6])
-    monkeypatch.setattr(combination, "_validation_accuracy", lambda network, members: next(accuracies))
+    monkeypatch.setattr(combination, "_judgement", lambda network, members: next(accuracies))
     soup = make_soup([str(run.folder) for run in runs], out=out)
     expected = mean_state([load_file(run.weights) for run in runs])
     assert all(torch.allclose(value, expected[key], atol=1e-6) for key, value in load_file(soup.weights).items())

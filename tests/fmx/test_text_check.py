@@ -129,7 +129,7 @@ def test_planted_fault_is_found(kind: str, report: dict[str, Any]) -> None:
 
 def test_nothing_else_is_found(report: dict[str, Any]) -> None:
     assert {finding["kind"] for finding in report["findings"]} == set(PLANTED)
-    assert set(PLANTED) | {"unknown-class", "many-unreadable", "script-shift", "language-shift"} == set(TEXT_KINDS)
+    assert set(PLANTED) | {"unknown-class", "many-unreadable", "script-shift", "language-shift", "scores-apart"} == set(TEXT_KINDS)
 
 
 def test_report_counts_rows_lengths_and_scripts(report: dict[str, Any]) -> None:
